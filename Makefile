@@ -1,0 +1,31 @@
+# Every target makes what it needs: on a fresh machine `make demo` and `make test` are the only commands.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: test demo bench check clean
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.charlm.demo
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out
+
+# The stamp is written last, so an interrupted install is begun again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

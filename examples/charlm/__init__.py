@@ -1,0 +1,7 @@
+"""A character language model trained in PyTorch and in flax by one trainfn recipe.
+
+Read in this order: `config` (every number of the experiment), `recipe` (the optimizer, written once), `model_torch` and
+`model_flax` (the same transformer twice), `weights` (how the names and layouts of one correspond to the other's),
+`train_torch` and `train_flax` (a training loop each), `replay` (are the two optimizers the same, bit by bit?), and `demo`,
+which runs it all and writes a report.
+"""

@@ -1,0 +1,122 @@
+"""exp, log, cos and powers of float64 Scalars, and the grids of reproducible sums, written in exact operations.
+
+Every libm, XLA and CUDA have an exp, a pow and a cos of their own, which differ in the last bit; a schedule computed
+with them is a different schedule on each.  Here they are written once in + - * /, comparison, `floor`, `exponent`
+and `pow2`, each of which is exactly rounded everywhere, so that a learning rate has the same 64 bits in Python, numpy,
+C, CUDA and XLA.  Lowering (`trainfn.lowering`) replaces the nodes `exp`, `log`, `cos`, `pow` by these texts.
+
+Errors against the correctly rounded value: exp, log and cos at most 2 ulp (cos: absolute, of 1), pow at most
+2 + |y log x| ulp.  exp underflows to zero below e**-708, so that no result is subnormal.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trainfn.trace import emit
+
+# ln 2 and pi/2 in parts: the leading parts have few enough bits for k * part to be exact.
+_LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")
+_LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")
+_HALF_PI = (
+    float.fromhex("0x1.921fb544p+0"),
+    float.fromhex("0x1.0b4611a6p-34"),
+    float.fromhex("0x1.3198a2e037073p-69"),
+)
+
+_EXP = tuple(1.0 / math.factorial(k) for k in range(14))
+_ATANH = tuple(2.0 / (2 * k + 1) for k in range(1, 12))  # log((1+s)/(1-s)) = 2s + s * sum(_ATANH[k] * s**2k)
+_COS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(9))
+_SIN = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(9))
+
+
+def exp(x: Any) -> Any:
+    """e**x = 2**k * e**r with k the whole number nearest to x / ln 2."""
+    k = _floor(x * (1.0 / math.log(2.0)) + 0.5)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    half = _floor(k * 0.5)  # in two factors: 2**1024 is no number, e**709.7 is
+    result = _polynomial(_EXP, r) * _pow2(half) * _pow2(k - half)
+    return _where(x > 709.78, _where(x > 709.782712893384, math.inf, result), _where(x < -708.0, 0.0, result))
+
+
+def log(x: Any) -> Any:
+    """log x = e * ln 2 + log(1 + f) with 1 + f between sqrt(1/2) and sqrt(2)."""
+    e = emit("exponent", x)
+    m = x * _pow2(-e)
+    large = m > math.sqrt(2.0)
+    f = _where(large, m * 0.5, m) - 1.0
+    e = _where(large, e + 1.0, e)
+    s = f / (f + 2.0)
+    square = s * s
+    half = f * f * 0.5
+    tail = s * (half + square * _polynomial(_ATANH, square)) + e * _LN2_LOW
+    result = e * _LN2_HIGH - ((half - tail) - f)
+    special = _where(x > 0.0, math.inf, _where(x < 0.0, math.nan, -math.inf))  # inf; negative; zero
+    regular = (x > 0.0) & (x < math.inf)
+    return _where(regular | _is_nan(x), _where(_is_nan(x), x, result), special)
+
+
+def pow(x: Any, y: Any) -> Any:
+    """x**y for x >= 0 (NaN below): exactly 1, x, x * x and sqrt(x) for y = 0, 1, 2 and 1/2, else e**(y log x)."""
+    general = exp(y * log(x))
+    return _where(
+        emit("eq", y, 0.0),
+        1.0,
+        _where(
+            emit("eq", y, 1.0),
+            x,
+            _where(emit("eq", y, 2.0), x * x, _where(emit("eq", y, 0.5), emit("sqrt", x), general)),
+        ),
+    )
+
+
+def cos(x: Any) -> Any:
+    """cos x = +-cos r or +-sin r with r = x - n pi/2."""
+    n = _floor(x * (2.0 / math.pi) + 0.5)
+    r = ((x - n * _HALF_PI[0]) - n * _HALF_PI[1]) - n * _HALF_PI[2]
+    square = r * r
+    cosine = _polynomial(_COS, square)
+    sine = r * _polynomial(_SIN, square)
+    quadrant = n - 4.0 * _floor(n * 0.25)
+    odd = emit("eq", quadrant, 1.0) | emit("eq", quadrant, 3.0)
+    size = _where(odd, sine, cosine)
+    return _where(emit("eq", quadrant, 1.0) | emit("eq", quadrant, 2.0), -size, size)
+
+
+def coarse_grid(largest: Any, count: Any) -> Any:
+    """The power of two M for which the sum of `count` numbers (x + M) - M, |x| <= largest, is exact in any order.
+
+    With 2**e > largest and 2**L > count take M = 2**(e + L): each summand is a multiple of M * 2**-53 and all partial
+    sums are below M in size, so 53 bits hold them.
+    """
+    return _pow2((emit("exponent", largest) + 1.0) + (emit("exponent", count) + 1.0))
+
+
+def fine_grid(coarse: Any, count: Any) -> Any:
+    """The same for what the coarse grid left over, which is at most M * 2**-53 each."""
+    return coarse * _pow2((emit("exponent", count) + 1.0) - 53.0)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+    """Horner's rule."""
+    result: Any = coefficients[-1]
+    for c in reversed(coefficients[:-1]):
+        result = result * x + c
+    return result
+
+
+def _floor(x: Any) -> Any:
+    return emit("floor", x)
+
+
+def _pow2(k: Any) -> Any:
+    return emit("pow2", k)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    return emit("where", condition, x, y)
+
+
+def _is_nan(x: Any) -> Any:
+    return emit("not", emit("eq", x, x))

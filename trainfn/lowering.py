@@ -1,0 +1,82 @@
+"""From the vocabulary of rules to the few operations every backend provides.
+
+Lowering rewrites a program into one that uses only the primitives listed in `PRIMITIVES`: elementary functions and
+min/max/sign are written out, and each reproducible sum becomes a maximum, which sets the grids, and two sums of
+numbers rounded to those grids, which are exact and therefore free of order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from trainfn import elementary
+from trainfn.program import Node, Program, Sort
+from trainfn.trace import Graph, Value, emit
+
+# What a backend's table must provide, by sort of the operands.
+PRIMITIVES: dict[str, tuple[str, ...]] = {
+    "scalar": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "floor", "exponent", "pow2", "single"),
+    "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "fill"),
+    "either": ("lt", "le", "eq", "and", "or", "not", "where"),
+    "reduction": ("max", "max_abs", "sum_coarse", "sum_fine"),
+}
+
+
+@lru_cache(maxsize=4096)
+def lower(program: Program) -> Program:
+    """The same program in primitives."""
+    graph = Graph()
+    values: list[Value] = []
+    for node in program.nodes:
+        args = [values[a] for a in node.args]
+        expand = _EXPANSIONS.get(node.op)
+        values.append(expand(graph, node, *args) if expand else _copy(graph, node, args))
+    return graph.program({name: values[i] for name, i in program.outputs}).keep(name for name, _ in program.outputs)
+
+
+def _copy(graph: Graph, node: Node, args: list[Value]) -> Value:
+    return graph.emit(node.op, tuple(a.index for a in args), node.sort, node.static)
+
+
+def _maximum(graph: Graph, node: Node, x: Any, y: Any) -> Value:
+    return _where((x > y) | (x != x), x, y)
+
+
+def _minimum(graph: Graph, node: Node, x: Any, y: Any) -> Value:
+    return _where((x < y) | (x != x), x, y)
+
+
+def _sign(graph: Graph, node: Node, x: Any) -> Value:
+    return _where(x > 0.0, 1.0, _where(x < 0.0, -1.0, x))
+
+
+def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
+    """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum."""
+    scope = node.static
+    arrays = tuple(f.index for f in factors)
+    largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
+    count = graph.input(f"count.{scope}", Sort.SCALAR)
+    coarse: Any = elementary.coarse_grid(largest, count)
+    fine: Any = elementary.fine_grid(coarse, count)
+    high: Any = graph.emit("sum_coarse", (coarse.index, *arrays), Sort.SCALAR, scope)
+    low: Any = graph.emit("sum_fine", (coarse.index, fine.index, *arrays), Sort.SCALAR, scope)
+    return _where(largest < math.inf, high + low, largest)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Value:
+    return emit("where", condition, x, y)
+
+
+_EXPANSIONS: dict[str, Callable[..., Value]] = {
+    "exp": lambda graph, node, x: elementary.exp(x),
+    "log": lambda graph, node, x: elementary.log(x),
+    "cos": lambda graph, node, x: elementary.cos(x),
+    "pow": lambda graph, node, x, y: elementary.pow(x, y),
+    "maximum": _maximum,
+    "minimum": _minimum,
+    "sign": _sign,
+    "sum": _sum,
+}

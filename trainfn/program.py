@@ -1,0 +1,248 @@
+"""What a rule becomes once traced: a straight-line program, as plain data.
+
+A program lists nodes in the order in which the rule computed them; a node names its operation and the earlier
+nodes it reads.  There is no control flow and nothing library-specific, so that one program has one meaning
+everywhere: numpy (`trainfn.reference`) defines it, every backend executes it with the same bits, and this module
+prints it as formulas and counts what it costs.
+
+Four sorts of value exist.  An ARRAY is shaped like the leaf (float32, or float64 for float64 leaves), a MASK is its
+boolean companion.  A SCALAR is one float64 number, a FLAG one boolean.  A SCALAR enters array arithmetic through a
+`meet` node, which rounds it once to the arrays' dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+
+
+class Sort(Enum):
+    """What a node's value is."""
+
+    ARRAY = "array"
+    MASK = "mask"
+    SCALAR = "scalar"
+    FLAG = "flag"
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether the value has one entry per element of the leaf."""
+        return self in (Sort.ARRAY, Sort.MASK)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation: `op` applied to the values of the nodes numbered `args`; `static` is what is not a value."""
+
+    op: str
+    args: tuple[int, ...]
+    sort: Sort
+    static: Hashable = None
+
+    @property
+    def is_reduction(self) -> bool:
+        """Whether the node turns ARRAYs into one SCALAR, which needs a pass over the leaf (or the whole model)."""
+        return self.op in REDUCTIONS
+
+
+# Reductions as a rule writes them, and the primitive ones they are lowered to (`trainfn.lowering`).
+REDUCTIONS = frozenset({"sum", "max", "max_abs", "sum_coarse", "sum_fine"})
+
+# Operations that round: the ones a flop count counts.
+ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One pass over the arrays: the scalars it needs first, the elementwise nodes, and what the pass ends in."""
+
+    scalars: tuple[int, ...]
+    elementwise: tuple[int, ...]
+    reductions: tuple[int, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    flops: int
+
+    @property
+    def words(self) -> int:
+        """Array elements moved to or from memory for each parameter."""
+        return len(self.reads) + len(self.writes)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A traced rule.  `outputs` maps a name (`update`, `p`, `state.m`, `applied`) to the node that computes it."""
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[tuple[str, int], ...]
+    labels: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def output(self) -> dict[str, int]:
+        return dict(self.outputs)
+
+    def inputs(self, sort: Sort) -> tuple[str, ...]:
+        """Names of the inputs of one sort, in the order of first use."""
+        return tuple(str(n.static) for n in self.nodes if n.op == "input" and n.sort is sort)
+
+    # -- passes ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """For each node, how many reductions lie behind it: a node of level k can be computed in pass k."""
+        levels: list[int] = []
+        for node in self.nodes:
+            behind = max((levels[a] for a in node.args), default=0)
+            levels.append(behind + node.is_reduction)
+        return tuple(levels)
+
+    @cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The program cut at its reductions.
+
+        Elementwise values are computed anew in each pass that needs them rather than kept in memory, and all arrays
+        are written in the last pass, when nothing reads the old ones any more.
+        """
+        last = max(self.levels, default=0)
+        return tuple(self._phase(level, level == last) for level in range(last + 1))
+
+    def _phase(self, level: int, is_last: bool) -> Phase:
+        reductions = tuple(i for i, n in enumerate(self.nodes) if n.is_reduction and self.levels[i] == level + 1)
+        stored = {name: i for name, i in self.outputs if self.nodes[i].sort.is_elementwise} if is_last else {}
+        needed = self._needed([a for r in reductions for a in self.nodes[r].args] + list(stored.values()))
+        elementwise = tuple(i for i in needed if self.nodes[i].sort.is_elementwise)
+        scalars = tuple(
+            i for i, n in enumerate(self.nodes) if not n.sort.is_elementwise and not n.is_reduction and self.levels[i] == level
+        )
+        reads = tuple(str(self.nodes[i].static) for i in elementwise if self.nodes[i].op == "input")
+        writes = tuple(name for name, i in stored.items() if not self._is_unchanged(name, i))
+        flops = sum(self.nodes[i].op in ARITHMETIC for i in elementwise) + sum(
+            len(self.nodes[r].args) for r in reductions
+        )
+        return Phase(scalars, elementwise, reductions, reads, writes, flops)
+
+    def _is_unchanged(self, name: str, index: int) -> bool:
+        node = self.nodes[index]
+        return node.op == "input" and node.static == name
+
+    def _needed(self, roots: Iterable[int]) -> list[int]:
+        """Elementwise nodes behind `roots`, in order; the walk stops at scalars, which a pass is handed."""
+        seen: set[int] = set()
+        stack = [r for r in roots if self.nodes[r].sort.is_elementwise]
+        while stack:
+            index = stack.pop()
+            if index not in seen:
+                seen.add(index)
+                stack += [a for a in self.nodes[index].args if self.nodes[a].sort.is_elementwise]
+        return sorted(seen)
+
+    # -- transformation -------------------------------------------------------------------------------------------
+
+    def keep(self, names: Iterable[str]) -> Program:
+        """The program that computes only the named outputs (those it has)."""
+        wanted = [(n, self.output[n]) for n in names if n in self.output]
+        alive: set[int] = set()
+        stack = [i for _, i in wanted]
+        while stack:
+            index = stack.pop()
+            if index not in alive:
+                alive.add(index)
+                stack += self.nodes[index].args
+        order = sorted(alive)
+        new = {old: i for i, old in enumerate(order)}
+        nodes = tuple(
+            Node(n.op, tuple(new[a] for a in n.args), n.sort, n.static) for n in (self.nodes[i] for i in order)
+        )
+        labels = {new[i]: name for i, name in self.labels.items() if i in new}
+        return Program(nodes, tuple((n, new[i]) for n, i in wanted), labels)
+
+    # -- cost and print -------------------------------------------------------------------------------------------
+
+    @property
+    def words(self) -> int:
+        """Array elements moved for each parameter, all passes together."""
+        return sum(phase.words for phase in self.phases)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for each parameter, all passes together."""
+        return sum(phase.flops for phase in self.phases)
+
+    def __str__(self) -> str:
+        return "\n".join(_formulas(self))
+
+
+def bytes_per_parameter(program: Program, itemsize: int = 4) -> int:
+    """Bytes a step must move for each parameter when every array has elements of `itemsize` bytes."""
+    return program.words * itemsize
+
+
+# -- printing ------------------------------------------------------------------------------------------------------
+
+_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
+_COMPARE = {"lt": "<", "le": "<=", "eq": "==", "and": "and", "or": "or"}
+_ATOM = 9
+
+
+def _formulas(program: Program) -> Iterator[str]:
+    uses = _use_counts(program)
+    named = dict(program.labels)
+    for name, index in program.outputs:
+        if program.nodes[index].op not in ("input", "const"):
+            named[index] = name if name in ("update", "applied") else name.removeprefix("state.") + "'"
+    for i, node in enumerate(program.nodes):
+        shared = uses[i] > 1 and node.op not in ("input", "const", "meet", "neg")
+        if i not in named and (shared or node.is_reduction):
+            named[i] = f"t{i}"
+
+    def text(index: int, level: int = 0) -> str:
+        return named[index] if index in named and program.nodes[index].op != "input" else expression(index, level)
+
+    def expression(index: int, level: int = 0) -> str:
+        return _expression(program.nodes[index], level, text)
+
+    last = len(program.phases) - 1
+    for number, phase in enumerate(program.phases):
+        yield f"pass {number + 1} of {last + 1}: {phase.words} words and {phase.flops} flops per parameter"
+        inside = set(phase.scalars) | set(phase.elementwise)
+        for i in sorted(inside | set(phase.reductions)):
+            if i in named and program.nodes[i].op not in ("input", "const"):
+                yield f"  {named[i]} = {expression(i)}"
+    total = bytes_per_parameter(program)
+    yield f"in all: {program.words} words ({total} bytes in float32) and {program.flops} flops per parameter"
+
+
+def _use_counts(program: Program) -> list[int]:
+    uses = [0] * len(program.nodes)
+    for node in program.nodes:
+        for arg in node.args:
+            uses[arg] += 1
+    return uses
+
+
+def _expression(node: Node, level: int, text: Callable[..., str]) -> str:
+    if node.op == "input":
+        return str(node.static).removeprefix("state.")
+    if node.op == "const":
+        value = node.static
+        assert isinstance(value, float)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if node.op in ("meet", "stored"):  # roundings: part of the contract, not of the formula
+        return str(text(node.args[0], level))
+    if node.op == "neg":
+        return _wrap("-" + text(node.args[0], 3), 3, level)
+    if node.op in _INFIX:
+        sign, rank = _INFIX[node.op]
+        left, right = text(node.args[0], rank), text(node.args[1], rank + 1)
+        return _wrap(f"{left}{sign}{right}" if rank > 1 else f"{left} {sign} {right}", rank, level)
+    if node.op in _COMPARE:
+        left, right = text(node.args[0], _ATOM), text(node.args[1], _ATOM)
+        return f"({left} {_COMPARE[node.op]} {right})"
+    name = f"{node.static}_{'dot' if len(node.args) > 1 else node.op}" if node.is_reduction else node.op
+    return f"{name}({', '.join(text(a) for a in node.args)})"
+
+
+def _wrap(text: str, rank: int, level: int) -> str:
+    return f"({text})" if rank < level else text

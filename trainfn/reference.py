@@ -1,0 +1,278 @@
+"""numpy: what a program means.
+
+Every other execution is right when it gives the bits of this one.  Scalars are float64, Python floats or whole arrays
+of them (a schedule's curve), in the written order.  Arrays are float32, every operation rounded on its own, subnormal
+inputs and results flushed to zero of their sign - the only meaning XLA's CPU code can share.  bfloat16 and float16
+widen on load; float64 leaves are computed in float64.
+
+`init` and `update` run a whole rule on a model given as a dictionary of arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainfn.interpret import Call, Table, run
+from trainfn.lowering import lower
+from trainfn.program import Sort
+from trainfn.rule import Rule, resolve
+from trainfn.trace import Graph, Leaf, emit
+
+# -- Scalars ---------------------------------------------------------------------------------------------------------
+
+
+def _divide(x: Any, y: Any) -> Any:
+    try:
+        return x / y
+    except ZeroDivisionError:  # Python floats only; IEEE 754 gives an infinity or NaN
+        return math.nan if x == 0.0 or x != x else math.copysign(math.inf, x) * math.copysign(1.0, y)
+
+
+def _sqrt(x: Any) -> Any:
+    if isinstance(x, float):
+        return math.sqrt(x) if x >= 0.0 else (x if x != x else math.nan)
+    return np.sqrt(x)
+
+
+def _floor(x: Any) -> Any:
+    if isinstance(x, float):
+        return float(math.floor(x)) if math.isfinite(x) else x
+    return np.floor(x)
+
+
+def _exponent(x: Any) -> Any:
+    """The e of |x| = 1.f * 2**e, as a float; -1023 for zero and subnormals, 1024 for infinity and NaN."""
+    bits = np.asarray(x, np.float64).view(np.int64)
+    e = ((bits >> 52) & 0x7FF) - 1023
+    return float(e) if isinstance(x, float) else e.astype(np.float64)
+
+
+def _pow2(k: Any) -> Any:
+    """2**k for a whole k, which is first clamped to what a normal number can hold; NaN counts as the least."""
+    k = np.where(np.asarray(k) >= -1022, np.minimum(k, 1023), -1022)
+    power = np.ldexp(1.0, k.astype(np.int64))
+    return float(power) if power.ndim == 0 else power
+
+
+def _single(x: Any) -> Any:
+    """x rounded to float32 and back: how Scalar state is stored."""
+    with np.errstate(over="ignore"):
+        return float(_flush(np.float32(x)))
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    if isinstance(condition, bool):
+        return x if condition else y
+    return np.where(condition, x, y)
+
+
+SCALARS: Mapping[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": _divide,
+    "sqrt": _sqrt,
+    "neg": operator.neg,
+    "abs": abs,
+    "floor": _floor,
+    "exponent": _exponent,
+    "pow2": _pow2,
+    "single": _single,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "and": operator.and_,
+    "or": operator.or_,
+    "not": np.logical_not,
+    "where": _where,
+}
+SCALARS = {**SCALARS, "not": lambda x: (not x) if isinstance(x, bool) else np.logical_not(x)}
+
+
+def evaluate_numbers(op: str, *operands: Any) -> Any:
+    """A verb on Python numbers: what it would compute inside a rule."""
+    graph = Graph()
+    names = [f"x{i}" for i in range(len(operands))]
+    sorts = [Sort.FLAG if isinstance(x, bool | np.bool_) else Sort.SCALAR for x in operands]
+    result = emit(op, *(graph.input(n, s) for n, s in zip(names, sorts, strict=True)))
+    values = {n: x if s is Sort.FLAG else float(x) for n, x, s in zip(names, operands, sorts, strict=True)}
+    return evaluate(graph.program({"result": result}), values)["result"]
+
+
+def evaluate(program: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate a program of scalars alone, such as a schedule; an input may be an array of float64 numbers."""
+    with np.errstate(all="ignore"):
+        return run([Call(lower(program), inputs)], TABLE)[0]
+
+
+# -- Arrays ----------------------------------------------------------------------------------------------------------
+
+_SMALLEST_NORMAL = np.float32(2.0**-126)
+# An exact product or quotient below this rounds, with float32's 24 bits, to less than the smallest normal number.
+# Processors that flush decide after that rounding, not on the value as float32 can hold it.
+_FLUSHED_BELOW = 2.0**-126 - 2.0**-151
+
+
+def _flush(x: Any) -> Any:
+    """Subnormal numbers become zero of their sign."""
+    tiny = np.finfo(x.dtype).smallest_normal
+    return np.where(np.abs(x) < tiny, np.copysign(x.dtype.type(0), x), x)
+
+
+def _rounded_once(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A float32 product or quotient from the float64 one, which has bits to spare, flushed as hardware does."""
+
+    def apply(x: Any, y: Any) -> Any:
+        if x.dtype == np.float64:
+            return _flush(operation(x, y))
+        wide = operation(x.astype(np.float64), y.astype(np.float64))
+        narrow = wide.astype(np.float32)
+        return np.where(np.abs(wide) < _FLUSHED_BELOW, np.copysign(np.float32(0), narrow), narrow)
+
+    return apply
+
+
+def _flushed(operation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *xs: _flush(operation(*xs))
+
+
+def _products(*factors: Any) -> Any:
+    """The summands of a reduction in float64, where a product of two float32 numbers is exact."""
+    wide = [np.asarray(f, np.float64) for f in factors]
+    return wide[0] if len(wide) == 1 else wide[0] * wide[1]
+
+
+def _coarse(coarse: Any, x: Any) -> Any:
+    return (x + coarse) - coarse
+
+
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "add": _flushed(np.add),
+    "sub": _flushed(np.subtract),
+    "mul": _rounded_once(np.multiply),
+    "div": _rounded_once(np.divide),
+    "sqrt": np.sqrt,
+    "neg": np.negative,
+    "abs": np.abs,
+    "lt": np.less,
+    "le": np.less_equal,
+    "eq": np.equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "not": np.logical_not,
+    "where": np.where,
+    "max": lambda x: float(np.max(np.asarray(x, np.float64), initial=-math.inf)),
+    "max_abs": lambda *xs: float(np.max(np.abs(_products(*xs)), initial=0.0)),
+    "sum_coarse": lambda m, *xs: float(np.sum(_coarse(m, _products(*xs)))),
+    "sum_fine": lambda m, n, *xs: float(np.sum(_coarse(n, _products(*xs) - _coarse(m, _products(*xs))))),
+}
+
+
+def compute_dtype(storage: Any) -> np.dtype[Any]:
+    """The dtype arithmetic happens in for a leaf stored as `storage`."""
+    return np.dtype(np.float64 if np.dtype(storage) == np.float64 else np.float32)
+
+
+def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Callable[..., Any]]:
+    """The elementwise table for a leaf of this dtype and shape."""
+    compute = compute_dtype(storage)
+
+    def meet(x: Any) -> Any:
+        return x if isinstance(x, bool | np.bool_) else _flush(np.asarray(x).astype(compute))
+
+    def stored(x: Any) -> Any:
+        return np.asarray(x).astype(storage).astype(compute)
+
+    def fill(x: Any) -> Any:
+        return np.full(shape, meet(x), compute)
+
+    return {**_ELEMENTWISE, "meet": meet, "stored": stored, "fill": fill}
+
+
+def load(x: Any) -> Any:
+    """An array as a program reads it: widened, subnormals flushed."""
+    return _flush(np.asarray(x).astype(compute_dtype(np.asarray(x).dtype)))
+
+
+def _combine(op: str, parts: Sequence[Any]) -> Any:
+    if op.startswith("sum"):
+        return math.fsum(parts)
+    return math.nan if any(p != p for p in parts) else max(parts)
+
+
+TABLE = Table(SCALARS, _combine, float)
+
+# -- whole models ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class State:
+    """`count`: updates applied to the model; `leaves[name]`: `step` and the rule's state of one leaf, by field."""
+
+    count: int
+    leaves: Mapping[str, Mapping[str, Any]]
+
+
+def init(rule: Rule, params: Mapping[str, Any]) -> State:
+    """The state before the first update."""
+    leaves = {}
+    for name, p in params.items():
+        leaf = Leaf(name, np.shape(p))
+        inputs = {"p": load(p), **_hyperparameters(rule, leaf, 0)}
+        outputs = run([Call(lower(rule.init_program(leaf)), inputs, arrays(p.dtype, leaf.shape))], TABLE)[0]
+        leaves[name] = {"step": 0, **_store(outputs, p.dtype)}
+    return State(0, leaves)
+
+
+def update(
+    rule: Rule, state: State, grads: Mapping[str, Any], params: Mapping[str, Any], **extras: float
+) -> tuple[dict[str, Any], State]:
+    """What to add to each parameter, and the next state.
+
+    `extras` are what the rule declares beyond the gradient, such as `value` for the loss.
+    """
+    sizes = {name: np.size(p) for name, p in params.items()}
+    calls = []
+    for name, p in params.items():
+        leaf = Leaf(name, np.shape(p))
+        old = state.leaves[name]
+        inputs = {
+            **{f"state.{field}": load(x) if np.ndim(x) else float(x) for field, x in old.items() if field != "step"},
+            **_hyperparameters(rule, leaf, state.count),
+            **{k: float(v) for k, v in extras.items()},
+            "p": load(p),
+            "g": load(grads[name]),
+            "step": float(old["step"]),
+            "count.leaf": float(sizes[name]),
+            "count.global": float(sum(sizes.values())),
+        }
+        calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))
+    with np.errstate(all="ignore"):
+        results = run(calls, TABLE)
+    if any(not r.get("applied", True) for r in results):
+        return {name: np.full_like(p, -0.0) for name, p in params.items()}, state
+    updates, leaves = {}, {}
+    for (name, p), result in zip(params.items(), results, strict=True):
+        updates[name] = np.broadcast_to(result["update"], p.shape).astype(p.dtype)
+        leaves[name] = {"step": state.leaves[name]["step"] + 1, **_store(result, p.dtype)}
+    return updates, State(state.count + 1, leaves)
+
+
+def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
+    return {
+        name: float(value(count)) if callable(value) else float(value) for name, value in resolve(rule, leaf).items()
+    }
+
+
+def _store(outputs: Mapping[str, Any], storage: Any) -> dict[str, Any]:
+    return {
+        name.removeprefix("state."): x.astype(storage) if np.ndim(x) or isinstance(x, np.ndarray) else x
+        for name, x in outputs.items()
+        if name.startswith("state.")
+    }

@@ -1,0 +1,478 @@
+"""Rules: the algorithm boxes of papers, as plain functions, and what is made of them.
+
+    class Moments(NamedTuple):
+        m: Array
+        v: Array
+
+    @rule
+    def adamw(step, state: Moments, g, p, *, lr=1e-3, ...):
+        ...
+        return update, Moments(m, v)
+
+A rule's positional parameters say what it needs, by name:
+
+    step    updates applied to this leaf before this one, from 0
+    state   what the rule remembers, a NamedTuple whose annotations give the sort of each field
+    g, p    the gradient (or what the previous link of a chain made of it) and the parameter
+    value   the loss, supplied by the training loop
+    grad_scale, found_inf   what a gradient scaler says: the factor on g, and whether it overflowed (not 0)
+    inner   for a rule around another: a function from a gradient to that rule's update
+
+It returns what to add to p and, if it has one, the next state.  Its keyword parameters are hyperparameters, except
+those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.
+
+Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+
+from trainfn import hyperparameters
+from trainfn.program import Program, Sort
+from trainfn.trace import Array, Graph, Leaf, LeafPair, LeafScalar, ModelPair, ModelScalar, Scalar, TraceError, Value, lift
+from trainfn.verbs import zeros_like
+
+T = TypeVar("T")
+Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
+
+# What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
+EXTRAS = ("value", "grad_scale", "found_inf")
+POSITIONAL = ("inner", "step", "state", "g", "p", *EXTRAS)
+SORTS_OF_STATE = (Array, LeafScalar, ModelScalar, LeafPair, ModelPair)
+
+
+class Field(NamedTuple):
+    """One entry of a rule's state: its name in the whole rule and its sort."""
+
+    name: str
+    sort: type[Value]
+
+    @property
+    def is_array(self) -> bool:
+        return self.sort is Array
+
+    @property
+    def is_pair(self) -> bool:
+        return issubclass(self.sort, LeafPair | ModelPair)
+
+    @property
+    def is_of_model(self) -> bool:
+        return issubclass(self.sort, ModelScalar)
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """A rule as written: the function and what its signature says."""
+
+    function: Callable[..., Any]
+    name: str
+    positional: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    options: frozenset[str]
+    state: type[Any] | None
+
+    @property
+    def fields(self) -> Mapping[str, type[Value]]:
+        return _field_sorts(self.state) if self.state else {}
+
+    @property
+    def __doc__(self) -> str | None:  # type: ignore[override]
+        return self.function.__doc__
+
+    def __call__(self, *args: Any, **hyper: Any) -> Rule:
+        """Bind hyperparameters; positional ones in the order of the definition, after the inner rule if it has one."""
+        inner: Rule | None = None
+        if "inner" in self.positional:
+            if not args or not isinstance(args[0], Rule):
+                raise TypeError(f"{self.name} stands around another rule: give that first, as in {self.name}(adamw()).")
+            inner, args = args[0], args[1:]
+        names = list(self.defaults)
+        if len(args) > len(names):
+            raise TypeError(f"{self.name} takes {', '.join(names) or 'no hyperparameters'}; {len(args)} were given.")
+        given = dict(zip(names, args, strict=False))
+        twice = given.keys() & hyper.keys()
+        if twice:
+            raise TypeError(f"{self.name}: {', '.join(sorted(twice))} was given twice.")
+        return Rule((self._bind({**given, **hyper}, inner),))
+
+    def _bind(self, given: Mapping[str, Any], inner: Rule | None) -> Link:
+        unknown = [name for name in given if name not in self.defaults]
+        if unknown:
+            raise TypeError(
+                f"{self.name} has no hyperparameter {', '.join(unknown)}; it has {', '.join(self.defaults) or 'none'}."
+            )
+        values = {**self.defaults, **given}
+        missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
+        if missing:
+            raise TypeError(f"{self.name} needs {', '.join(missing)}.")
+        options = {k: v for k, v in values.items() if k in self.options or v is None or isinstance(v, bool | str)}
+        for name, value in options.items():
+            if not isinstance(value, Hashable):
+                raise TypeError(f"{self.name}: the option {name} must be hashable, and {value!r} is not.")
+            if name not in self.options and not (isinstance(self.defaults[name], bool | str) or value is None):
+                raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
+        hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
+        return Link(self, tuple(options.items()), hyper, inner)
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A definition with its options and hyperparameters, around an inner rule if it is a wrapper."""
+
+    definition: Definition
+    options: tuple[tuple[str, Hashable], ...]
+    hyper: Mapping[str, Any]
+    inner: Rule | None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What of a rule decides its program: everything but the numbers."""
+
+    definition: Definition
+    options: tuple[tuple[str, Hashable], ...]
+    hyper: tuple[tuple[str, str], ...]  # local name, name in the whole rule
+    state: tuple[tuple[str, str], ...]
+    inner: tuple[Structure, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """One rule or a chain of them with hyperparameters: what an optimizer is made of.
+
+    `hyper` maps each hyperparameter's name to its value (number, schedule, leaf function or a framework's scalar).
+    Two links that are given the same value under one name share it; otherwise the last keeps the plain name and an
+    earlier one's is prefixed, as in `decoupled_weight_decay.lr`.  State is named likewise, and never shared.
+    """
+
+    links: tuple[Link, ...]
+
+    @cached_property
+    def _all_links(self) -> tuple[Link, ...]:
+        return tuple(_walk(self.links))
+
+    @cached_property
+    def _hyper_names(self) -> dict[tuple[int, str], str]:
+        entries = [(i, k, v) for i, link in enumerate(self._all_links) for k, v in link.hyper.items()]
+        return _unique_names(entries, self._all_links, share=True)
+
+    @cached_property
+    def _state_names(self) -> dict[tuple[int, str], str]:
+        entries = [(i, k, None) for i, link in enumerate(self._all_links) for k in link.definition.fields]
+        return _unique_names(entries, self._all_links, share=False)
+
+    @cached_property
+    def hyper(self) -> dict[str, Any]:
+        return {
+            self._hyper_names[i, k]: v for i, link in enumerate(self._all_links) for k, v in link.hyper.items()
+        }
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """The state, in order."""
+        return tuple(
+            Field(self._state_names[i, k], sort)
+            for i, link in enumerate(self._all_links)
+            for k, sort in link.definition.fields.items()
+        )
+
+    @cached_property
+    def extras(self) -> tuple[str, ...]:
+        """What the training loop must supply beyond gradients."""
+        asked = {name for link in self._all_links for name in link.definition.positional}
+        return tuple(name for name in EXTRAS if name in asked)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(link.definition.name for link in self._all_links)
+
+    @cached_property
+    def structure(self) -> tuple[Structure, ...]:
+        numbers = iter(range(len(self._all_links)))
+        return tuple(self._structure(link, numbers) for link in self.links)
+
+    def _structure(self, link: Link, numbers: Iterator[int]) -> Structure:
+        inner = tuple(self._structure(x, numbers) for x in link.inner.links) if link.inner else ()
+        i = next(numbers)
+        return Structure(
+            link.definition,
+            link.options,
+            tuple((k, self._hyper_names[i, k]) for k in link.hyper),
+            tuple((k, self._state_names[i, k]) for k in link.definition.fields),
+            inner,
+        )
+
+    def program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
+        """The traced update: outputs `update`, `p` (after it), `state.*`, and `applied` if it can be skipped."""
+        return _trace(self.structure, leaf)
+
+    def init_program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
+        """The traced initial state, from `p` and hyperparameters."""
+        return _trace_init(self.structure, leaf)
+
+    def __repr__(self) -> str:
+        links = [_describe(link) for link in self.links]
+        return links[0] if len(links) == 1 else f"chain({', '.join(links)})"
+
+    def __str__(self) -> str:
+        program = self.program()
+        return str(program.keep(name for name in program.output if name != "update"))
+
+
+def chain(*rules: Rule) -> Rule:
+    """One rule out of several: each takes what the one before made of the gradient; the last one's is the update."""
+    for r in rules:
+        if not isinstance(r, Rule):
+            hint = f" Write {r.name}() for its defaults." if isinstance(r, Definition) else ""
+            raise TypeError(f"chain takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
+    if not rules:
+        raise TypeError("chain needs at least one rule.")
+    return Rule(tuple(link for r in rules for link in r.links))
+
+
+def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
+    """Each hyperparameter's value for one leaf: leaf functions are asked; schedules stay schedules."""
+    return {name: hyperparameters.resolve(rule.name, name, value, leaf) for name, value in rule.hyper.items()}
+
+
+# -- definitions -------------------------------------------------------------------------------------------------------
+
+
+def rule(function: Callable[..., Any]) -> Definition:
+    """Make a rule of a function; the module's docstring says what its signature means."""
+    name = function.__name__
+    parameters = inspect.signature(function).parameters.values()
+    positional = tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
+    unknown = [n for n in positional if n not in POSITIONAL]
+    if unknown:
+        raise TypeError(
+            f"rule {name}: positional parameters are {', '.join(POSITIONAL)}, not {', '.join(unknown)}. "
+            "Hyperparameters stand after `*`."
+        )
+    hints = typing.get_type_hints(function, include_extras=True)
+    keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    options = frozenset(n for n in keywords if "static" in getattr(hints.get(n), "__metadata__", ()))
+    state = hints.get("state") if "state" in positional else None
+    if "state" in positional:
+        _check_state(name, state)
+    return Definition(function, name, positional, keywords, options, state)
+
+
+def _check_state(name: str, state: Any) -> None:
+    if not (isinstance(state, type) and hasattr(state, "_fields")):
+        raise TypeError(f"rule {name}: annotate `state` with a NamedTuple of Array, LeafScalar or ModelScalar fields.")
+    for field_name, sort in _field_sorts(state).items():
+        if sort not in SORTS_OF_STATE:
+            allowed = ", ".join(s.__name__ for s in SORTS_OF_STATE)
+            raise TypeError(f"rule {name}: state field {field_name} is annotated {sort}; it can be {allowed}.")
+
+
+@lru_cache(maxsize=None)
+def _field_sorts(state: type[Any]) -> dict[str, type[Value]]:
+    return dict(typing.get_type_hints(state))
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def _walk(links: Sequence[Link]) -> Iterator[Link]:
+    for link in links:
+        if link.inner is not None:
+            yield from _walk(link.inner.links)
+        yield link
+
+
+def _unique_names(
+    entries: Sequence[tuple[int, str, Any]], links: Sequence[Link], share: bool
+) -> dict[tuple[int, str], str]:
+    names: dict[tuple[int, str], str] = {}
+    taken: dict[str, Any] = {}
+    for i, key, value in reversed(entries):
+        owner = links[i].definition.name
+        candidates = [key, f"{owner}.{key}", *(f"{owner}{n}.{key}" for n in range(2, len(links) + 2))]
+        for name in candidates:
+            if name not in taken or (share and _is_same(taken[name], value)):
+                taken[name] = value
+                names[i, key] = name
+                break
+    return names
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return a is b or (hyperparameters.is_number(a) and hyperparameters.is_number(b) and a == b)
+
+
+def _describe(link: Link) -> str:
+    arguments = [f"{k}={v!r}" for k, v in link.hyper.items()] + [f"{k}={v!r}" for k, v in link.options]
+    inner = [repr(link.inner)] if link.inner else []
+    return f"{link.definition.name}({', '.join(inner + arguments)})"
+
+
+# -- tracing -----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8192)
+def _trace(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
+    graph = Graph(leaf)
+    p = graph.input("p", Sort.ARRAY)
+    states: dict[str, Value] = {}
+    update = _apply(structures, graph.input("g", Sort.ARRAY), p, states)
+    graph.labels.setdefault(update.index, "update")
+    stored = graph.emit("stored", (update.index,), Sort.ARRAY)
+    outputs = {"update": stored, "p": graph.emit("add", (p.index, stored.index), Sort.ARRAY), **states}
+    if graph.gates:
+        condition: Any = graph.gates[0]
+        for gate in graph.gates[1:]:
+            condition = condition & gate
+        outputs["applied"] = condition
+    return graph.program(outputs).keep(outputs)
+
+
+def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Value]) -> Any:
+    for structure in structures:
+        g = _apply_one(structure, g, p, states)
+    return g
+
+
+def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
+    graph: Graph = g.graph
+    definition = structure.definition
+    state_names = dict(structure.state)
+    supplied: dict[str, Any] = {"g": g, "p": p}
+    calls: list[Any] = []
+
+    def inner(gradient: Any) -> Any:
+        calls.append(gradient)
+        return _apply(structure.inner, _as_array(definition.name, gradient, g), p, states)
+
+    for name in definition.positional:
+        if name == "inner":
+            supplied[name] = inner
+        elif name == "state":
+            assert definition.state is not None
+            loaded = {k: _load_state(graph, state_names[k], sort) for k, sort in definition.fields.items()}
+            supplied[name] = definition.state(**loaded)
+        elif name not in supplied:
+            supplied[name] = graph.input(name, Sort.SCALAR)
+    keywords = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
+    result, local = _call_and_watch(definition, [supplied[n] for n in definition.positional], keywords)
+    _label(graph, local, g)
+    if "inner" in definition.positional and len(calls) != 1:
+        raise TraceError(f"rule {definition.name} called its inner rule {len(calls)} times; it must do so once.")
+    if definition.state is None:
+        return _as_array(definition.name, result, g)
+    update, after = _split(definition, result)
+    for field_name, sort in definition.fields.items():
+        _store_state(graph, state_names[field_name], sort, definition.name, getattr(after, field_name), states)
+    return _as_array(definition.name, update, g)
+
+
+def _split(definition: Definition, result: Any) -> tuple[Any, Any]:
+    assert definition.state is not None
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], definition.state):
+        return result
+    raise TraceError(
+        f"rule {definition.name} must return the update and the next state, as in "
+        f"`return u, {definition.state.__name__}(...)`; it returned {result!r}."
+    )
+
+
+def _as_array(name: str, value: Any, like: Any) -> Any:
+    if isinstance(value, Array):
+        return value
+    if isinstance(value, Scalar | int | float) and not isinstance(value, bool):
+        return like.graph.emit("fill", (lift(like.graph, name, value).index,), Sort.ARRAY)
+    raise TraceError(f"rule {name} made {value!r} where an update is due: an Array shaped like the parameter.")
+
+
+def _load_state(graph: Graph, name: str, sort: type[Value]) -> Any:
+    if sort is Array:
+        return graph.input(f"state.{name}", Sort.ARRAY)
+    if issubclass(sort, LeafPair | ModelPair):
+        high: Any = graph.input(f"state.{name}.high", Sort.SCALAR)
+        return high + graph.input(f"state.{name}.low", Sort.SCALAR)
+    return graph.input(f"state.{name}", Sort.SCALAR)
+
+
+def _store_state(
+    graph: Graph, name: str, sort: type[Value], owner: str, value: Any, states: dict[str, Value]
+) -> None:
+    where = f"rule {owner}, state field {name}"
+    if sort is Array:
+        states[f"state.{name}"] = _as_array(where, value, graph.input("p", Sort.ARRAY))
+        return
+    if isinstance(value, Array):
+        raise TraceError(f"{where}: declared {sort.__name__} and given {value!r}; reduce it first, with leaf_sum.")
+    x: Any = lift(graph, where, value)
+    rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
+    if issubclass(sort, LeafPair | ModelPair):
+        states[f"state.{name}.high"] = rounded
+        rest = x - rounded
+        states[f"state.{name}.low"] = graph.emit("single", (rest.index,), Sort.SCALAR)
+    else:
+        states[f"state.{name}"] = rounded
+
+
+@lru_cache(maxsize=8192)
+def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
+    graph = Graph(leaf)
+    p: Any = graph.input("p", Sort.ARRAY)
+    states: dict[str, Value] = {}
+    for structure in _walk_structures(structures):
+        definition, names = structure.definition, dict(structure.state)
+        initial = _initial(structure, graph, p)
+        for field_name, sort in definition.fields.items():
+            default = zeros_like(p) if sort is Array else 0.0
+            value = getattr(initial, field_name) if initial is not None else default
+            _store_state(graph, names[field_name], sort, definition.name, value, states)
+    return graph.program(states).keep(states)
+
+
+def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
+    """What the state's own `init(p, hyperparameters it names)` returns, if it has one."""
+    init = getattr(structure.definition.state, "init", None)
+    if init is None:
+        return None
+    hyper = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
+    _, *asked = inspect.signature(init).parameters
+    return init(p, **{k: hyper[k] for k in asked})
+
+
+def _walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
+    for structure in structures:
+        yield from _walk_structures(structure.inner)
+        yield structure
+
+
+# -- names of intermediate results, for printing -----------------------------------------------------------------------
+
+
+def _call_and_watch(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Call the rule's function; also its local variables, whose names make the printed formulas readable."""
+    code: types.CodeType = definition.function.__code__
+    local: dict[str, Any] = {}
+
+    def watch(frame: types.FrameType, event: str, arg: object) -> None:
+        if event == "return" and frame.f_code is code:
+            local.update(frame.f_locals)
+
+    before = sys.getprofile()
+    sys.setprofile(watch)
+    try:
+        return definition.function(*args, **kwargs), local
+    finally:
+        sys.setprofile(before)
+
+
+def _label(graph: Graph, local: Mapping[str, Any], g: Any) -> None:
+    for name, value in local.items():
+        if isinstance(value, Value) and value.node.op not in ("input", "const"):
+            graph.labels.setdefault(value.index, name)

@@ -1,0 +1,26 @@
+"""Clipping: gradients made smaller before a rule sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainfn import verbs
+from trainfn.rule import rule
+from trainfn.verbs import global_norm, minimum
+
+
+@rule
+def clip_by_global_norm(g: Any, *, max_norm: Any = 1.0, eps: Any = 0.0) -> Any:
+    """g min(1, max_norm / (|g| + eps)) with |g| the Euclidean norm of the whole model's gradient.
+
+    `eps = 1e-6` is torch's clip_grad_norm_, 0 is optax's clip_by_global_norm (which at |g| = max_norm = 0 gives NaN).
+    A gradient with an infinity or NaN anywhere makes the scale 0 or NaN: put `skip_if_not_finite` around the rule.
+    Pascanu et al., arXiv:1211.5063v2, Algorithm 1.
+    """
+    return g * minimum(max_norm / (global_norm(g) + eps), 1.0)
+
+
+@rule
+def clip_by_value(g: Any, *, max_value: Any = 1.0) -> Any:
+    """Each element of g clipped to [-max_value, max_value]; NaN stays NaN."""
+    return verbs.clip(g, -max_value, max_value)

@@ -1,0 +1,403 @@
+"""Tracing: running a rule once on symbols, to record what it computes.
+
+A rule is an ordinary Python function.  Called with the handles below instead of numbers, every operator and verb
+appends a node to a graph, and equal nodes are appended once.  What cannot be recorded - branching on a value, asking
+for it as a number, handing it to numpy - is refused with the verb that says the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+from trainfn.program import Node, Program, Sort
+
+
+class TraceError(TypeError):
+    """A rule or schedule did something with a traced value that a program cannot express."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What is known of one tensor of the model before any number is: its name and its shape."""
+
+    name: str = ""
+    shape: tuple[int, ...] = ()
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Graph:
+    """The nodes recorded so far, each once."""
+
+    def __init__(self, leaf: Leaf | None = None) -> None:
+        self.leaf = leaf
+        self.nodes: list[Node] = []
+        self.labels: dict[int, str] = {}
+        self.gates: list[Flag] = []
+        self._index: dict[Node, int] = {}
+
+    def emit(self, op: str, args: tuple[int, ...], sort: Sort, static: Hashable = None) -> Value:
+        node = Node(op, args, sort, static)
+        # 0.0 == -0.0 and 1 == True, but they are different constants.
+        key = Node(op, args, sort, _exact(static))
+        index = self._index.get(key)
+        if index is None:
+            index = self._index[key] = len(self.nodes)
+            self.nodes.append(node)
+        return _HANDLES[sort](self, index)
+
+    def input(self, name: str, sort: Sort) -> Value:
+        return self.emit("input", (), sort, name)
+
+    def constant(self, value: float) -> Value:
+        return self.emit("const", (), Sort.SCALAR, float(value))
+
+    def program(self, outputs: Mapping[str, Value]) -> Program:
+        return Program(tuple(self.nodes), tuple((n, v.index) for n, v in outputs.items()), dict(self.labels))
+
+
+def _exact(static: Hashable) -> Hashable:
+    return static.hex() if isinstance(static, float) else static
+
+
+class Value:
+    """A handle on a node.  Arithmetic on handles records nodes."""
+
+    __slots__ = ("graph", "index")
+    __hash__ = object.__hash__
+
+    def __init__(self, graph: Graph, index: int) -> None:
+        self.graph = graph
+        self.index = index
+
+    @property
+    def node(self) -> Node:
+        return self.graph.nodes[self.index]
+
+    @property
+    def sort(self) -> Sort:
+        return self.node.sort
+
+    def __repr__(self) -> str:
+        return f"<traced {self.sort.value} {self.graph.labels.get(self.index, f'#{self.index}')}>"
+
+    # -- what a program cannot express, and what to write instead ---------------------------------------------------
+
+    def __bool__(self) -> NoReturn:
+        raise TraceError(
+            f"`if`, `and`, `or`, `not`, `min` or `max` was used on {self!r}, whose numbers are not known while a rule "
+            "is traced. Write where(condition, a, b) for a branch, &, | and ~ for logic, minimum and maximum for "
+            "min and max."
+        )
+
+    def __float__(self) -> NoReturn:
+        raise TraceError(
+            f"{self!r} has no number while a rule is traced, so float(...) and the functions of `math` cannot take it. "
+            "Keep it as it is, and use the verbs sqrt, exp, log, cos, floor of trainfn.verbs."
+        )
+
+    def __int__(self) -> NoReturn:
+        raise TraceError(f"{self!r} has no number while a rule is traced: int(...) cannot take it. Use the verb floor.")
+
+    def __index__(self) -> NoReturn:
+        raise TraceError(
+            f"{self!r} was used as an index or a loop bound, which must be known while a rule is traced. "
+            "Declare the hyperparameter as an option: `name: Static[int] = 5`."
+        )
+
+    def __iter__(self) -> NoReturn:
+        raise TraceError(f"{self!r} cannot be iterated over: a rule sees a whole leaf at once.")
+
+    def __len__(self) -> NoReturn:
+        raise TraceError(f"len({self!r}) is not defined: use the leaf's .shape or .size.")
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Value:
+        operator = _UFUNC_OPERATORS.get(ufunc.__name__)
+        if method == "__call__" and operator and len(inputs) == 2 and not kwargs and _are_numbers(inputs):
+            return emit(operator, *inputs)  # np.float64(2) * g: numpy asks us first
+        self._refuse_numpy(ufunc.__name__)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
+        self._refuse_numpy(function.__name__)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse_numpy("asarray")
+
+    def _refuse_numpy(self, name: str) -> NoReturn:
+        from trainfn import verbs
+
+        same = _NUMPY_TO_VERB.get(name, name)
+        remedy = (
+            f"Use trainfn.verbs.{same}."
+            if same in verbs.__all__
+            else f"There is no verb for it; the verbs are {', '.join(verbs.__all__)}."
+        )
+        raise TraceError(f"numpy.{name} was called on {self!r}, which has no numbers while a rule is traced. {remedy}")
+
+
+class Number(Value):
+    """What arithmetic is defined on: an Array or a Scalar."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Operand) -> Any:
+        return emit("add", self, other)
+
+    def __radd__(self, other: Operand) -> Any:
+        return emit("add", other, self)
+
+    def __sub__(self, other: Operand) -> Any:
+        return emit("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Any:
+        return emit("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Any:
+        return emit("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Any:
+        return emit("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Any:
+        return emit("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Any:
+        return emit("div", other, self)
+
+    def __pow__(self, other: Operand) -> Any:
+        return emit("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Any:
+        return emit("pow", other, self)
+
+    def __neg__(self) -> Any:
+        return emit("neg", self)
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __abs__(self) -> Any:
+        return emit("abs", self)
+
+    def __lt__(self, other: Operand) -> Any:
+        return emit("lt", self, other)
+
+    def __le__(self, other: Operand) -> Any:
+        return emit("le", self, other)
+
+    def __gt__(self, other: Operand) -> Any:
+        return emit("lt", other, self)
+
+    def __ge__(self, other: Operand) -> Any:
+        return emit("le", other, self)
+
+    def __eq__(self, other: object) -> Any:
+        return emit("eq", self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return emit("not", emit("eq", self, other))
+
+    __hash__ = object.__hash__
+
+    def __mod__(self, other: Operand) -> NoReturn:
+        raise TraceError("% is not a verb: write x - y * floor(x / y).")
+
+    def __floordiv__(self, other: Operand) -> NoReturn:
+        raise TraceError("// is not a verb: write floor(x / y).")
+
+
+class Array(Number):
+    """A tensor of the leaf's shape.  In a state: one number per parameter, kept in the parameter's dtype."""
+
+    __slots__ = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._leaf.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._leaf.ndim
+
+    @property
+    def size(self) -> int:
+        return self._leaf.size
+
+    @property
+    def name(self) -> str:
+        """The leaf's name in the model, as the user's framework spells it."""
+        return self._leaf.name
+
+    @property
+    def _leaf(self) -> Leaf:
+        assert self.graph.leaf is not None
+        return self.graph.leaf
+
+
+class Scalar(Number):
+    """One float64 number."""
+
+    __slots__ = ()
+
+
+class Condition(Value):
+    """The result of a comparison: for `where`, `&`, `|` and `~`."""
+
+    __slots__ = ()
+
+    def __and__(self, other: Condition) -> Any:
+        return emit("and", self, other)
+
+    def __or__(self, other: Condition) -> Any:
+        return emit("or", self, other)
+
+    def __invert__(self) -> Any:
+        return emit("not", self)
+
+
+class Mask(Condition):
+    """A condition for each element."""
+
+    __slots__ = ()
+
+
+class Flag(Condition):
+    """One condition for the whole leaf."""
+
+    __slots__ = ()
+
+
+class LeafScalar(Scalar):
+    """In a state: one number per leaf, stored as float32 and widened on load."""
+
+    __slots__ = ()
+
+
+class ModelScalar(Scalar):
+    """In a state: one number for the whole model, stored as float32 and widened on load."""
+
+    __slots__ = ()
+
+
+class LeafPair(LeafScalar):
+    """A `LeafScalar` stored as two float32 numbers, high and low, where 24 bits are too few."""
+
+    __slots__ = ()
+
+
+class ModelPair(ModelScalar):
+    """A `ModelScalar` stored as two float32 numbers, high and low, where 24 bits are too few."""
+
+    __slots__ = ()
+
+
+Operand: TypeAlias = "Number | float"
+
+_HANDLES: dict[Sort, type[Value]] = {
+    Sort.ARRAY: Array,
+    Sort.MASK: Mask,
+    Sort.SCALAR: Scalar,
+    Sort.FLAG: Flag,
+}
+_COMPARISONS = frozenset({"lt", "le", "eq"})
+_LOGIC = frozenset({"and", "or", "not"})
+_SCALAR_ONLY = {
+    "pow": "For a power of an Array write square(x) or sqrt(x), or products of them.",
+    "exp": "It is a function of Scalars.",
+    "log": "It is a function of Scalars.",
+    "cos": "It is a function of Scalars.",
+    "floor": "It is a function of Scalars.",
+    "exponent": "It is a function of Scalars.",
+    "pow2": "It is a function of Scalars.",
+    "single": "It is a function of Scalars.",
+}
+_UFUNC_OPERATORS = {
+    "add": "add",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "power": "pow",
+    "float_power": "pow",
+}
+_NUMPY_TO_VERB = {"absolute": "abs", "fabs": "abs", "max": "leaf_max", "amax": "leaf_max", "sum": "leaf_sum"}
+
+
+def _are_numbers(inputs: tuple[Any, ...]) -> bool:
+    return all(isinstance(x, Value) or getattr(x, "ndim", 0) == 0 for x in inputs)
+
+
+def emit(op: str, *operands: Any) -> Value:
+    """Record `op` on handles and Python numbers: elementwise if any operand is, with scalars rounded where they meet."""
+    graph = next(x.graph for x in operands if isinstance(x, Value))
+    values = [lift(graph, op, x) for x in operands]
+    _check_sorts(op, values)
+    elementwise = any(v.sort.is_elementwise for v in values)
+    if elementwise and op in _SCALAR_ONLY:
+        raise TraceError(f"{op} was used on {values[0]!r}. {_SCALAR_ONLY[op]}")
+    if elementwise and op == "div" and not values[1].sort.is_elementwise:
+        op, values[1] = "mul", emit("div", 1.0, values[1])  # the reciprocal, rounded once
+    if elementwise:
+        values = [meet(v) for v in values]
+    boolean = op in _COMPARISONS or op in _LOGIC or (op == "where" and isinstance(values[1], Condition))
+    sort = (Sort.MASK if boolean else Sort.ARRAY) if elementwise else (Sort.FLAG if boolean else Sort.SCALAR)
+    return graph.emit(op, tuple(v.index for v in values), sort)
+
+
+def meet(value: Value) -> Value:
+    """A value as it enters array arithmetic: a Scalar rounded once to the arrays' dtype, everything else as it is."""
+    if value.sort is Sort.SCALAR:
+        return value.graph.emit("meet", (value.index,), Sort.ARRAY)
+    if value.sort is Sort.FLAG:
+        return value.graph.emit("meet", (value.index,), Sort.MASK)
+    return value
+
+
+def lift(graph: Graph, op: str, operand: Any) -> Value:
+    if isinstance(operand, Value):
+        if operand.graph is not graph:
+            raise TraceError(
+                f"{operand!r} belongs to another trace: a value was kept from one call of a rule to the next. "
+                "What a rule remembers belongs into its state."
+            )
+        return operand
+    if isinstance(operand, bool):
+        raise TraceError(f"{op} was given the Python bool {operand}: decide with `if` while tracing, or compare values.")
+    if getattr(operand, "ndim", 0) != 0:
+        raise TraceError(
+            f"{op} was given an array of shape {operand.shape} from outside the rule. A rule computes with its step, "
+            "state, gradient, parameter, hyperparameters and Python numbers only."
+        )
+    try:
+        number = float(operand)
+    except (TypeError, ValueError):
+        raise TraceError(
+            f"{op} was given {operand!r} ({type(operand).__name__}), which is neither a traced value nor a number."
+        ) from None
+    return graph.constant(number)
+
+
+def _check_sorts(op: str, values: list[Value]) -> None:
+    if op in _LOGIC:
+        wrong = next((v for v in values if not isinstance(v, Condition)), None)
+        if wrong is not None:
+            raise TraceError(f"logic was used on {wrong!r}, which is a number: compare it first, as in x > 0.")
+        return
+    if op == "where":
+        if not isinstance(values[0], Condition):
+            raise TraceError(f"where needs a condition first, such as x > 0, and was given {values[0]!r}.")
+        values = values[1:]
+        if all(isinstance(v, Condition) for v in values):
+            return
+    wrong = next((v for v in values if isinstance(v, Condition)), None)
+    if wrong is not None:
+        raise TraceError(f"{op} was used on {wrong!r}, which is a condition: turn it into numbers with where(c, 1, 0).")

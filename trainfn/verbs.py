@@ -1,0 +1,214 @@
+"""The whole vocabulary of rules and schedules, on one page.
+
+Besides + - * / ** and comparisons, a rule may use the verbs below.  They take traced values; given Python numbers
+alone they return Python numbers, so the same text can be tried out by hand.  Minimum, maximum, sign and clip are
+*defined* by comparison and selection, because numpy, torch and JAX disagree about them at NaN and signed zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trainfn import trace
+from trainfn.program import Sort
+from trainfn.trace import Array, Flag, Operand, TraceError, Value
+
+__all__ = [
+    "abs",
+    "apply_if",
+    "clip",
+    "cos",
+    "exp",
+    "floor",
+    "full_like",
+    "global_dot",
+    "global_max",
+    "global_norm",
+    "global_sum",
+    "isfinite",
+    "leaf_dot",
+    "leaf_max",
+    "leaf_norm",
+    "leaf_sum",
+    "log",
+    "maximum",
+    "minimum",
+    "pi",
+    "sign",
+    "sqrt",
+    "square",
+    "where",
+    "zeros_like",
+]
+
+pi = math.pi
+
+
+# -- elementwise, on Arrays and Scalars ------------------------------------------------------------------------------
+
+
+def sqrt(x: Operand) -> Any:
+    """The square root, correctly rounded."""
+    return _call("sqrt", x)
+
+
+def square(x: Any) -> Any:
+    """x * x."""
+    return x * x
+
+
+def abs(x: Operand) -> Any:
+    """|x|: clears the sign bit."""
+    return _call("abs", x)
+
+
+def sign(x: Operand) -> Any:
+    """1 where x > 0, -1 where x < 0, and x itself at zero and NaN."""
+    return _call("sign", x)
+
+
+def maximum(x: Operand, y: Operand) -> Any:
+    """x where x > y or x is NaN, else y: NaN wins; of two zeros the second."""
+    return _call("maximum", x, y)
+
+
+def minimum(x: Operand, y: Operand) -> Any:
+    """x where x < y or x is NaN, else y: NaN wins; of two zeros the second."""
+    return _call("minimum", x, y)
+
+
+def clip(x: Operand, low: Operand, high: Operand) -> Any:
+    """minimum(maximum(x, low), high)."""
+    return minimum(maximum(x, low), high)
+
+
+def where(condition: Any, x: Any, y: Any) -> Any:
+    """x where the condition holds, else y.  Both are computed; neither spoils the other."""
+    return _call("where", condition, x, y)
+
+
+def isfinite(x: Operand) -> Any:
+    """Whether x is neither infinite nor NaN."""
+    return abs(x) < math.inf
+
+
+# -- on Scalars --------------------------------------------------------------------------------------------------------
+# Defined by + - * / alone in `trainfn.elementary`, so that their last bit is the same everywhere.
+
+
+def exp(x: Operand) -> Any:
+    """e**x of a Scalar."""
+    return _call("exp", x)
+
+
+def log(x: Operand) -> Any:
+    """The natural logarithm of a Scalar."""
+    return _call("log", x)
+
+
+def cos(x: Operand) -> Any:
+    """The cosine of a Scalar, in radians; |x| up to 1e6."""
+    return _call("cos", x)
+
+
+def floor(x: Operand) -> Any:
+    """The largest whole number that is at most x, for a Scalar."""
+    return _call("floor", x)
+
+
+# -- reductions: Scalars that depend on the multiset of elements only, not on order, layout or shards -------------------
+
+
+def leaf_sum(x: Array) -> Any:
+    """The sum of x over this leaf."""
+    return _reduce("sum", "leaf", x)
+
+
+def leaf_dot(x: Array, y: Array) -> Any:
+    """The sum of x * y over this leaf; products of float32 numbers are not rounded before they are summed."""
+    return _reduce("sum", "leaf", x, y)
+
+
+def leaf_norm(x: Array) -> Any:
+    """The Euclidean norm of x over this leaf."""
+    return sqrt(leaf_dot(x, x))
+
+
+def leaf_max(x: Array) -> Any:
+    """The largest element of x in this leaf; NaN wins; -inf for an empty leaf."""
+    return _reduce("max", "leaf", x)
+
+
+def global_sum(x: Array) -> Any:
+    """The sum of x over the whole model, all leaves and shards."""
+    return _reduce("sum", "global", x)
+
+
+def global_dot(x: Array, y: Array) -> Any:
+    """The sum of x * y over the whole model; products of float32 numbers are not rounded before they are summed."""
+    return _reduce("sum", "global", x, y)
+
+
+def global_norm(x: Array) -> Any:
+    """The Euclidean norm of x over the whole model."""
+    return sqrt(global_dot(x, x))
+
+
+def global_max(x: Array) -> Any:
+    """The largest element of x in the whole model; NaN wins."""
+    return _reduce("max", "global", x)
+
+
+# -- making state ------------------------------------------------------------------------------------------------------
+
+
+def full_like(x: Array, value: Operand) -> Array:
+    """An Array of x's shape with `value` everywhere."""
+    graph = _expect_array("full_like", x).graph
+    return graph.emit("fill", (trace.lift(graph, "full_like", value).index,), Sort.ARRAY)  # type: ignore[return-value]
+
+
+def zeros_like(x: Array) -> Array:
+    """An Array of x's shape with zero everywhere."""
+    return full_like(x, 0.0)
+
+
+# -- gating ------------------------------------------------------------------------------------------------------------
+
+
+def apply_if(condition: Flag, result: Any) -> Any:
+    """`result`, of a whole update of which nothing happens unless the condition holds.
+
+    A skipped update changes no parameter, no state and no counter, of any leaf.
+    """
+    if not isinstance(condition, Flag):
+        raise TraceError(
+            f"apply_if needs one condition for the whole model and was given {condition!r}: reduce it first, "
+            "as in global_max(abs(g)) < inf."
+        )
+    condition.graph.gates.append(condition)
+    return result
+
+
+# -- how it works ------------------------------------------------------------------------------------------------------
+
+
+def _call(op: str, *operands: Any) -> Any:
+    if any(isinstance(x, Value) for x in operands):
+        return trace.emit(op, *operands)
+    from trainfn.reference import evaluate_numbers
+
+    return evaluate_numbers(op, *operands)
+
+
+def _reduce(op: str, scope: str, *arrays: Any) -> Any:
+    name = f"{scope}_{'dot' if len(arrays) == 2 else op}"
+    indices = tuple(_expect_array(name, x).index for x in arrays)
+    return arrays[0].graph.emit(op, indices, Sort.SCALAR, scope)
+
+
+def _expect_array(verb: str, x: Any) -> Array:
+    if isinstance(x, Array):
+        return x
+    raise TraceError(f"{verb} takes an Array (p, g, array state or what is computed from them), not {x!r}.")
