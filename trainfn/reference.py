@@ -213,55 +213,67 @@ TABLE = Table(SCALARS, _combine, float)
 
 @dataclass(frozen=True)
 class State:
-    """`count`: updates applied to the model; `leaves[name]`: `step` and the rule's state of one leaf, by field."""
+    """Everything an optimizer remembers.
+
+    count: updates applied to the model.
+    model: the rule's ModelScalars by program input name.
+    steps: updates applied to each leaf.
+    leaves: the rest of the rule's state, for each leaf by field: arrays in the parameter's dtype; scalars as floats,
+        pairs under `field.high` and `field.low`.
+    """
 
     count: int
+    model: Mapping[str, float]
+    steps: Mapping[str, int]
     leaves: Mapping[str, Mapping[str, Any]]
 
 
 def init(rule: Rule, params: Mapping[str, Any]) -> State:
     """The state before the first update."""
+    model: dict[str, float] = {}
     leaves = {}
     for name, p in params.items():
         leaf = Leaf(name, np.shape(p))
         inputs = {"p": load(p), **_hyperparameters(rule, leaf, 0)}
         outputs = run([Call(lower(rule.init_program(leaf)), inputs, arrays(p.dtype, leaf.shape))], TABLE)[0]
-        leaves[name] = {"step": 0, **_store(outputs, p.dtype)}
-    return State(0, leaves)
+        leaves[name] = _store(rule, leaf, outputs, p.dtype, model)
+    return State(0, model, dict.fromkeys(params, 0), leaves)
 
 
 def update(
     rule: Rule, state: State, grads: Mapping[str, Any], params: Mapping[str, Any], **extras: float
 ) -> tuple[dict[str, Any], State]:
-    """What to add to each parameter, and the next state.
+    """What to add to each parameter, in its dtype, and the next state.
 
     `extras` are what the rule declares beyond the gradient, such as `value` for the loss.
     """
-    sizes = {name: np.size(p) for name, p in params.items()}
+    total = sum(np.size(p) for p in params.values())
     calls = []
     for name, p in params.items():
         leaf = Leaf(name, np.shape(p))
-        old = state.leaves[name]
+        fields = {f.name: f for f in rule.fields if f.is_array}
         inputs = {
-            **{f"state.{field}": load(x) if np.ndim(x) else float(x) for field, x in old.items() if field != "step"},
+            **{f"state.{k}": load(x) if k in fields else x for k, x in {**state.model, **state.leaves[name]}.items()},
             **_hyperparameters(rule, leaf, state.count),
             **{k: float(v) for k, v in extras.items()},
             "p": load(p),
             "g": load(grads[name]),
-            "step": float(old["step"]),
-            "count.leaf": float(sizes[name]),
-            "count.global": float(sum(sizes.values())),
+            "step": float(state.steps[name]),
+            "count.leaf": float(np.size(p)),
+            "count.global": float(total),
         }
         calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))
     with np.errstate(all="ignore"):
         results = run(calls, TABLE)
-    if any(not r.get("applied", True) for r in results):
+    if not all(result.get("applied", True) for result in results):
+        # -0.0 is what changes no number it is added to: -0.0 + 0.0 would be 0.0.
         return {name: np.full_like(p, -0.0) for name, p in params.items()}, state
+    model: dict[str, float] = {}
     updates, leaves = {}, {}
     for (name, p), result in zip(params.items(), results, strict=True):
-        updates[name] = np.broadcast_to(result["update"], p.shape).astype(p.dtype)
-        leaves[name] = {"step": state.leaves[name]["step"] + 1, **_store(result, p.dtype)}
-    return updates, State(state.count + 1, leaves)
+        updates[name] = result["update"].astype(p.dtype)
+        leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
+    return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
 
 
 def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
@@ -270,9 +282,13 @@ def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
     }
 
 
-def _store(outputs: Mapping[str, Any], storage: Any) -> dict[str, Any]:
-    return {
-        name.removeprefix("state."): x.astype(storage) if np.ndim(x) or isinstance(x, np.ndarray) else x
-        for name, x in outputs.items()
-        if name.startswith("state.")
-    }
+def _store(
+    rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], storage: Any, model: dict[str, float]
+) -> dict[str, Any]:
+    """One leaf's outputs as state; what belongs to the model goes into `model`."""
+    kept: dict[str, Any] = {}
+    for f in rule.fields_of(leaf):
+        for name in f.inputs:
+            value = outputs[name].astype(storage) if f.is_array else float(outputs[name])
+            (model if f.is_of_model else kept)[name.removeprefix("state.")] = value
+    return kept

@@ -12,7 +12,8 @@
 A rule's positional parameters say what it needs, by name:
 
     step    updates applied to this leaf before this one, from 0
-    state   what the rule remembers, a NamedTuple whose annotations give the sort of each field
+    state   what the rule remembers, a NamedTuple whose annotations give the sort of each field; one annotated
+            `Array | None` exists only where the rule returns a value for it
     g, p    the gradient (or what the previous link of a chain made of it) and the parameter
     value   the loss, supplied by the training loop
     grad_scale, found_inf   what a gradient scaler says: the factor on g, and whether it overflowed (not 0)
@@ -64,6 +65,11 @@ class Field(NamedTuple):
         return issubclass(self.sort, LeafPair | ModelPair)
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The program inputs and outputs that hold it."""
+        return (f"state.{self.name}.high", f"state.{self.name}.low") if self.is_pair else (f"state.{self.name}",)
+
+    @property
     def is_of_model(self) -> bool:
         return issubclass(self.sort, ModelScalar)
 
@@ -81,7 +87,7 @@ class Definition:
 
     @property
     def fields(self) -> Mapping[str, type[Value]]:
-        return _field_sorts(self.state) if self.state else {}
+        return {k: sort for k, (sort, _) in _field_sorts(self.state).items()} if self.state else {}
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -177,12 +183,17 @@ class Rule:
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """The state, in order."""
+        """The declared state, in order; what a leaf really has is `fields_of`."""
         return tuple(
             Field(self._state_names[i, k], sort)
             for i, link in enumerate(self._all_links)
             for k, sort in link.definition.fields.items()
         )
+
+    def fields_of(self, leaf: Leaf) -> tuple[Field, ...]:
+        """The state of one leaf: without the fields that these options, or this leaf's shape, leave None."""
+        kept = self.program(leaf).output
+        return tuple(f for f in self.fields if any(part in kept for part in f.inputs))
 
     @cached_property
     def extras(self) -> tuple[str, ...]:
@@ -269,15 +280,20 @@ def rule(function: Callable[..., Any]) -> Definition:
 def _check_state(name: str, state: Any) -> None:
     if not (isinstance(state, type) and hasattr(state, "_fields")):
         raise TypeError(f"rule {name}: annotate `state` with a NamedTuple of Array, LeafScalar or ModelScalar fields.")
-    for field_name, sort in _field_sorts(state).items():
+    for field_name, (sort, _) in _field_sorts(state).items():
         if sort not in SORTS_OF_STATE:
             allowed = ", ".join(s.__name__ for s in SORTS_OF_STATE)
             raise TypeError(f"rule {name}: state field {field_name} is annotated {sort}; it can be {allowed}.")
 
 
 @lru_cache(maxsize=None)
-def _field_sorts(state: type[Any]) -> dict[str, type[Value]]:
-    return dict(typing.get_type_hints(state))
+def _field_sorts(state: type[Any]) -> dict[str, tuple[type[Value], bool]]:
+    """For each field its sort, and whether it may be None."""
+    sorts = {}
+    for name, hint in typing.get_type_hints(state).items():
+        kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
+        sorts[name] = (kinds[0] if len(kinds) == 1 else hint, type(None) in typing.get_args(hint))
+    return sorts
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -370,8 +386,10 @@ def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -
     if definition.state is None:
         return _as_array(definition.name, result, g)
     update, after = _split(definition, result)
-    for field_name, sort in definition.fields.items():
-        _store_state(graph, state_names[field_name], sort, definition.name, getattr(after, field_name), states)
+    for field_name, (sort, is_optional) in _field_sorts(definition.state).items():
+        value = getattr(after, field_name)
+        if value is not None or not is_optional:
+            _store_state(graph, state_names[field_name], sort, definition.name, value, states)
     return _as_array(definition.name, update, g)
 
 
@@ -424,6 +442,7 @@ def _store_state(
 @lru_cache(maxsize=8192)
 def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
     graph = Graph(leaf)
+    kept = _trace(structures, leaf).output
     p: Any = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
     for structure in _walk_structures(structures):
@@ -433,7 +452,7 @@ def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
             default = zeros_like(p) if sort is Array else 0.0
             value = getattr(initial, field_name) if initial is not None else default
             _store_state(graph, names[field_name], sort, definition.name, value, states)
-    return graph.program(states).keep(states)
+    return graph.program(states).keep(name for name in states if name in kept)
 
 
 def _initial(structure: Structure, graph: Graph, p: Any) -> Any:

@@ -1,0 +1,44 @@
+"""RAdam: Adam that waits until its second moment can be trusted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainfn.rule import Static, rule
+from trainfn.rules.adam import Moments
+from trainfn.verbs import sqrt, square, where
+
+
+@rule
+def radam(
+    step: Any,
+    state: Moments,
+    g: Any,
+    *,
+    lr: Any = 1e-3,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    threshold: Any = 5.0,
+    eps_before_debias: Static[bool] = False,
+) -> Any:
+    """RAdam (Liu et al., arXiv:1908.03265v4, Algorithm 2).
+
+        m, v, m_hat, v_hat as in Adam
+        rho_inf = 2 / (1 - b2) - 1      rho = rho_inf - 2 t b2^t / (1 - b2^t)
+        r = sqrt((rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho))
+        p <- p - lr r m_hat / (sqrt(v_hat) + eps)    if rho > threshold, else p - lr m_hat
+
+    The paper's threshold is 4 and it has no eps; 5 and eps are torch's and optax's.  With `eps_before_debias` the
+    denominator is (sqrt(v) + eps) / sqrt(1 - b2^t), which is torch's.
+    """
+    t = step + 1
+    m = b1 * state.m + (1 - b1) * g
+    v = b2 * state.v + (1 - b2) * square(g)
+    m_hat = m / (1 - b1**t)
+    debias = 1 - b2**t
+    rho_inf = 2 / (1 - b2) - 1
+    rho = rho_inf - 2 * t * b2**t / debias
+    r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+    scaled = m_hat / (sqrt(v) + eps) * sqrt(debias) if eps_before_debias else m_hat / (sqrt(v / debias) + eps)
+    return -lr * where(rho > threshold, r * scaled, m_hat), Moments(m, v)
