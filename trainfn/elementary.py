@@ -42,7 +42,7 @@ def exp(x: Any) -> Any:
 
 def log(x: Any) -> Any:
     """log x = e * ln 2 + log(1 + f) with 1 + f between sqrt(1/2) and sqrt(2)."""
-    e = emit("exponent", x)
+    e = _exponent(x)
     m = x * _pow2(-e)
     large = m > math.sqrt(2.0)
     f = _where(large, m * 0.5, m) - 1.0
@@ -61,12 +61,12 @@ def pow(x: Any, y: Any) -> Any:
     """x**y for x >= 0 (NaN below): exactly 1, x, x * x and sqrt(x) for y = 0, 1, 2 and 1/2, else e**(y log x)."""
     general = exp(y * log(x))
     return _where(
-        emit("eq", y, 0.0),
+        _equal(y, 0.0),
         1.0,
         _where(
-            emit("eq", y, 1.0),
+            _equal(y, 1.0),
             x,
-            _where(emit("eq", y, 2.0), x * x, _where(emit("eq", y, 0.5), emit("sqrt", x), general)),
+            _where(_equal(y, 2.0), x * x, _where(_equal(y, 0.5), emit("sqrt", x), general)),
         ),
     )
 
@@ -79,9 +79,9 @@ def cos(x: Any) -> Any:
     cosine = _polynomial(_COS, square)
     sine = r * _polynomial(_SIN, square)
     quadrant = n - 4.0 * _floor(n * 0.25)
-    odd = emit("eq", quadrant, 1.0) | emit("eq", quadrant, 3.0)
+    odd = _equal(quadrant, 1.0) | _equal(quadrant, 3.0)
     size = _where(odd, sine, cosine)
-    return _where(emit("eq", quadrant, 1.0) | emit("eq", quadrant, 2.0), -size, size)
+    return _where(_equal(quadrant, 1.0) | _equal(quadrant, 2.0), -size, size)
 
 
 def coarse_grid(largest: Any, count: Any) -> Any:
@@ -90,12 +90,12 @@ def coarse_grid(largest: Any, count: Any) -> Any:
     With 2**e > largest and 2**L > count take M = 2**(e + L): each summand is a multiple of M * 2**-53 and all partial
     sums are below M in size, so 53 bits hold them.
     """
-    return _pow2((emit("exponent", largest) + 1.0) + (emit("exponent", count) + 1.0))
+    return _pow2((_exponent(largest) + 1.0) + (_exponent(count) + 1.0))
 
 
 def fine_grid(coarse: Any, count: Any) -> Any:
     """The same for what the coarse grid left over, which is at most M * 2**-53 each."""
-    return coarse * _pow2((emit("exponent", count) + 1.0) - 53.0)
+    return coarse * _pow2((_exponent(count) + 1.0) - 53.0)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
@@ -114,9 +114,17 @@ def _pow2(k: Any) -> Any:
     return emit("pow2", k)
 
 
+def _exponent(x: Any) -> Any:
+    return emit("exponent", x)
+
+
+def _equal(x: Any, y: Any) -> Any:
+    return emit("eq", x, y)
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     return emit("where", condition, x, y)
 
 
 def _is_nan(x: Any) -> Any:
-    return emit("not", emit("eq", x, x))
+    return emit("not", _equal(x, x))

@@ -80,7 +80,9 @@ def _input(call: Call, node: Node) -> Any:
     try:
         return call.inputs[str(node.static)]
     except KeyError:
-        raise KeyError(f"the program reads {node.static!r}, which was not given; given: {sorted(call.inputs)}") from None
+        raise KeyError(
+            f"the program reads {node.static!r}, which was not given; given: {sorted(call.inputs)}"
+        ) from None
 
 
 class _SharedScalars:

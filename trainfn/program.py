@@ -114,7 +114,9 @@ class Program:
         needed = self._needed([a for r in reductions for a in self.nodes[r].args] + list(stored.values()))
         elementwise = tuple(i for i in needed if self.nodes[i].sort.is_elementwise)
         scalars = tuple(
-            i for i, n in enumerate(self.nodes) if not n.sort.is_elementwise and not n.is_reduction and self.levels[i] == level
+            i
+            for i, n in enumerate(self.nodes)
+            if not n.sort.is_elementwise and not n.is_reduction and self.levels[i] == level
         )
         reads = tuple(str(self.nodes[i].static) for i in elementwise if self.nodes[i].op == "input")
         writes = tuple(name for name, i in stored.items() if not self._is_unchanged(name, i))

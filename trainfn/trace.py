@@ -124,7 +124,7 @@ class Value:
         operator = _UFUNC_OPERATORS.get(ufunc.__name__)
         if method == "__call__" and operator and len(inputs) == 2 and not kwargs and _are_numbers(inputs):
             return emit(operator, *inputs)  # np.float64(2) * g: numpy asks us first
-        self._refuse_numpy(ufunc.__name__)
+        return self._refuse_numpy(ufunc.__name__)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
         self._refuse_numpy(function.__name__)
@@ -337,7 +337,7 @@ def _are_numbers(inputs: tuple[Any, ...]) -> bool:
 
 
 def emit(op: str, *operands: Any) -> Value:
-    """Record `op` on handles and Python numbers: elementwise if any operand is, with scalars rounded where they meet."""
+    """Record `op` on handles and Python numbers; elementwise if any operand is, the scalars rounded to meet it."""
     graph = next(x.graph for x in operands if isinstance(x, Value))
     values = [lift(graph, op, x) for x in operands]
     _check_sorts(op, values)
@@ -371,7 +371,9 @@ def lift(graph: Graph, op: str, operand: Any) -> Value:
             )
         return operand
     if isinstance(operand, bool):
-        raise TraceError(f"{op} was given the Python bool {operand}: decide with `if` while tracing, or compare values.")
+        raise TraceError(
+            f"{op} was given the Python bool {operand}: decide with `if` while tracing, or compare values."
+        )
     if getattr(operand, "ndim", 0) != 0:
         raise TraceError(
             f"{op} was given an array of shape {operand.shape} from outside the rule. A rule computes with its step, "

@@ -117,7 +117,7 @@ def floor(x: Operand) -> Any:
     return _call("floor", x)
 
 
-# -- reductions: Scalars that depend on the multiset of elements only, not on order, layout or shards -------------------
+# -- reductions: Scalars that depend on the multiset of elements only, not on order, layout or shards -----------
 
 
 def leaf_sum(x: Array) -> Any:

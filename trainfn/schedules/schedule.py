@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,8 +54,8 @@ class Schedule:
         library = type(step).__module__.partition(".")[0]
         if library not in _EVALUATORS:
             raise TypeError(
-                f"{self.name}: cannot be evaluated at {step!r} ({type(step).__name__}): give an int, an array of steps, "
-                "or a number of torch or JAX."
+                f"{self.name}: cannot be evaluated at {step!r} ({type(step).__name__}): give an int, an array of "
+                "steps, or a number of torch or JAX."
             )
         __import__(_EVALUATORS[library])
         return sys.modules[_EVALUATORS[library]].evaluate_schedule(self, step)
@@ -102,6 +103,8 @@ class _Recorder:
             return tuple(self._argument(name, v) for v in value)
         if isinstance(value, Schedule) or value is None or isinstance(value, bool | str):
             return value
+        if isinstance(value, numbers.Real):
+            value = float(value)
         unique = name
         while unique == "step" or (unique in self.parameters and self.parameters[unique] is not value):
             head, _, number = unique.rpartition("_")
@@ -127,7 +130,7 @@ def schedule(function: Callable[..., Any]) -> Callable[..., Schedule]:
     can be called with a step.  Numbers are checked to be finite or infinite, not NaN.
     """
     signature = inspect.signature(function)
-    step, *parameters = signature.parameters.values()
+    _step, *parameters = signature.parameters.values()
     own = signature.replace(
         parameters=[p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for p in parameters],
         return_annotation=Schedule,
