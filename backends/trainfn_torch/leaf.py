@@ -1,4 +1,18 @@
-"""What every execution is handed: one parameter with its gradient, state and hyperparameters, as tensors."""
+"""What every execution is handed: one parameter with its gradient, state and hyperparameters, as tensors.
+
+An execution is a module (`fused`, `foreach`, `single`) with two functions.
+
+`accepts(leaf)` says whether it can take this parameter with its state.  It is asked when the parameter's state is made
+or the memory behind parameter or state is exchanged, not at every step; any dense gradient of the parameter's shape
+must then be coped with, whatever its layout or dtype.
+
+`step(leaves, updates)` carries the whole update out in place: `p`, `state`, `step`, and `updates`, the 0-d float32
+count of updates applied to the model (None where another execution advances it).  Where the program has an output
+`applied`, nothing changes unless it holds for every leaf.  State of the model is one tensor shared by all leaves:
+each leaf's program computes the same number for it, which is stored once.  Programs whose leaves depend on each other
+(reductions over the model, state of the model) are handed to one execution, all leaves together, even on several
+devices.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +25,22 @@ import torch
 from trainfn.program import Program
 
 
-@dataclass
+@dataclass(eq=False)
 class LeafUpdate:
     """One parameter's part of an optimizer step, to be carried out in place.
 
-    program: the traced rule for this leaf, not lowered, with outputs `p`, `state.*` and perhaps `applied`.
+    The object lives as long as its parameter's state does not change hands: `g` is exchanged at every step, `hyper` is
+    changed in place; whatever else is exchanged comes with a new `LeafUpdate`, so that what an execution derived from
+    one may be kept with it.
+
+    program: the traced rule for this leaf, not lowered, with outputs `p`, `state.*` and perhaps `applied`; equal
+        programs of one optimizer are one object.
     p, g: parameter and gradient, real dtypes (complex ones as views), g never written.
     state: the rule's state by core name (`m`, `v`): arrays, and 0-d float32 tensors (2 elements for pairs).
     step: 0-d float32 tensor, updates applied to this leaf.
     hyper: every scalar input of the program but `step` and the counts (hyperparameters, `value`, `grad_scale`,
         `found_inf`), as Python floats or 0-d tensors.  Leaves of one group share one mapping object.
+    model: names in `state` that belong to the whole model.
     """
 
     program: Program
@@ -29,3 +49,4 @@ class LeafUpdate:
     state: dict[str, torch.Tensor]
     step: torch.Tensor
     hyper: Mapping[str, Any]
+    model: frozenset[str] = frozenset()
