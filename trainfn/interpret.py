@@ -47,6 +47,11 @@ class Call:
     def arguments(self, node: Node) -> list[Any]:
         return [self.values[a] for a in node.args]
 
+    def forget(self, index: int) -> None:
+        """Let go of what nothing reads after node `index`: a whole model's temporaries would not fit in memory."""
+        for spent in self.program.spent[index]:
+            self.values[spent] = None
+
     @property
     def outputs(self) -> dict[str, Any]:
         return {name: self.values[i] for name, i in self.program.outputs}
@@ -74,6 +79,7 @@ def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
             call.values[i] = call.arrays[node.op](*call.arguments(node))
         else:
             call.values[i] = scalars(node, call.arguments(node))
+        call.forget(i)
 
 
 def _input(call: Call, node: Node) -> Any:
@@ -119,6 +125,7 @@ def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:
                 call.values[i] = call.arrays[node.op](*call.arguments(node))
                 if node.static == "global":
                     parts.append((i, call.values[i]))
+                call.forget(i)
         over_model.append(parts)
     if len({len(parts) for parts in over_model}) > 1:
         raise ValueError(

@@ -99,6 +99,21 @@ class Program:
         return tuple(levels)
 
     @cached_property
+    def spent(self) -> tuple[tuple[int, ...], ...]:
+        """For each node the values that nothing reads after it, passes run in order: their memory can be let go."""
+
+        def position(i: int) -> tuple[int, bool, int]:
+            is_reduction = self.nodes[i].is_reduction
+            return self.levels[i] - is_reduction, is_reduction, i
+
+        last_reader = {a: i for i in sorted(range(len(self.nodes)), key=position) for a in self.nodes[i].args}
+        spent: list[list[int]] = [[] for _ in self.nodes]
+        for value, reader in last_reader.items():
+            if value not in self.output.values():
+                spent[reader].append(value)
+        return tuple(map(tuple, spent))
+
+    @cached_property
     def phases(self) -> tuple[Phase, ...]:
         """The program cut at its reductions.
 

@@ -27,7 +27,10 @@ Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into o
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import operator
+import pickle
 import sys
 import types
 import typing
@@ -105,6 +108,23 @@ class Definition:
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.function.__doc__
 
+    def __reduce__(self) -> Any:
+        """Pickled by reference, as functions are: a copy would be another rule."""
+        where = (self.function.__module__, self.function.__qualname__)
+        try:
+            is_found = _find(*where) is self
+        except (ImportError, AttributeError):
+            is_found = False
+        if not is_found:
+            raise pickle.PicklingError(
+                f"rule {self.name} is not {'.'.join(where)}, where unpickling would look for it: define it at the top "
+                "level of a module, under its own name."
+            )
+        return _find, where
+
+    def __deepcopy__(self, memo: object) -> Definition:
+        return self
+
     def __call__(self, *args: Any, **hyper: Any) -> Rule:
         """Bind hyperparameters; positional ones in the order of the definition, after the inner rule if it has one."""
         inner: Rule | None = None
@@ -135,7 +155,7 @@ class Definition:
         for name, value in options.items():
             if not isinstance(value, Hashable):
                 raise TypeError(f"{self.name}: the option {name} must be hashable, and {value!r} is not.")
-            if name not in self.options and not (isinstance(self.defaults[name], bool | str) or value is None):
+            if name not in self.options and not (isinstance(self.defaults[name], bool | str | None)):
                 raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
         return Link(self, tuple(options.items()), hyper, inner)
@@ -239,6 +259,12 @@ class Rule:
         """The traced initial state, from `p` and hyperparameters."""
         return _trace_init(self.structure, leaf)
 
+    def __reduce__(self) -> Any:
+        return Rule, (self.links,)
+
+    def __deepcopy__(self, memo: object) -> Rule:
+        return self
+
     def __repr__(self) -> str:
         links = [_describe(link) for link in self.links]
         return links[0] if len(links) == 1 else f"chain({', '.join(links)})"
@@ -285,6 +311,11 @@ def rule(function: Callable[..., Any]) -> Definition:
     if "state" in positional:
         _check_state(name, state)
     return Definition(function, name, positional, keywords, options, state)
+
+
+def _find(module: str, name: str) -> Any:
+    """A definition by its place: what unpickling calls."""
+    return operator.attrgetter(name)(importlib.import_module(module))
 
 
 def _check_state(name: str, state: Any) -> None:

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from trainfn.program import Program
+from trainfn.program import Program, Sort
 
 
 @dataclass(eq=False)
@@ -50,3 +51,19 @@ class LeafUpdate:
     step: torch.Tensor
     hyper: Mapping[str, Any]
     model: frozenset[str] = frozenset()
+
+    def is_array(self, name: str) -> bool:
+        """Whether a field of the state has one number per parameter."""
+        index = self.program.output.get(f"state.{name}")
+        return index is not None and self.program.nodes[index].sort is Sort.ARRAY
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether the leaves of the model need each other, and must be handed to one execution together."""
+        return bool(self.model) or _reduces_over_model(self.program)
+
+
+@lru_cache(maxsize=4096)
+def _reduces_over_model(program: Program) -> bool:
+    gate = program.keep(["applied"])  # every leaf's gate must hold, also one that looks at its own leaf only
+    return any(n.is_reduction for n in gate.nodes) or any(n.is_reduction and n.static == "global" for n in program.nodes)

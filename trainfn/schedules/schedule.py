@@ -12,9 +12,12 @@ traced value, and all have the same bits.  A schedule's parameters are numbers o
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import numbers
+import operator
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -75,10 +78,37 @@ class Schedule:
     def __str__(self) -> str:
         return str(self.program)
 
+    def __reduce__(self) -> Any:
+        """Pickled by reference to its family, as functions are, with its parameters."""
+        where = (self.function.__module__, self.function.__qualname__)
+        try:
+            is_found = getattr(_find(*where), "function", None) is self.function
+        except (ImportError, AttributeError):
+            is_found = False
+        if not is_found:
+            raise pickle.PicklingError(
+                f"schedule {self.name} is not {'.'.join(where)}, where unpickling would look for it: define it at the "
+                "top level of a module, under its own name."
+            )
+        return _remake, (*where, self.arguments)
+
+    def __deepcopy__(self, memo: object) -> Schedule:
+        return self
+
     def __mul__(self, other: Any) -> Schedule:
         return product(first=self, second=other)
 
     __rmul__ = __mul__
+
+
+def _find(module: str, name: str) -> Any:
+    return operator.attrgetter(name)(importlib.import_module(module))
+
+
+def _remake(module: str, name: str, arguments: Mapping[str, Any]) -> Schedule:
+    """A schedule of the family found there: what unpickling calls."""
+    made: Schedule = _find(module, name)(**arguments)
+    return made
 
 
 class _Recorder:
@@ -149,6 +179,7 @@ def schedule(function: Callable[..., Any]) -> Callable[..., Schedule]:
     make.__name__ = make.__qualname__ = function.__name__
     make.__doc__ = function.__doc__
     make.__module__ = function.__module__
+    make.function = function  # type: ignore[attr-defined]
     make.__signature__ = own  # type: ignore[attr-defined]
     return make
 

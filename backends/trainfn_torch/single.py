@@ -1,0 +1,246 @@
+"""One tensor at a time: the execution that takes everything, and in torch the plainest to read.
+
+Each operation of the program is an operation of torch on one leaf, rounded on its own and flushed as the reference
+flushes: the result has the reference's bits, subnormal numbers included.  Sharded tensors (DTensor) are computed
+shard by shard, their reductions summed over the mesh.
+
+It costs what exactness costs where torch does not offer it: products and quotients go through float64, because
+whether a result is flushed depends on the exact product; square roots on the CPU are numpy's, because torch's are off
+by one unit in the last place in one of six cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.scalars import TABLE, load, on
+from trainfn_torch.tensors import plain, reduce_over_mesh
+
+# `trainfn.reference` says why a product is flushed below this rather than below the smallest normal number.
+_FLUSHED_BELOW = 2.0**-126 - 2.0**-151
+
+
+def accepts(leaf: LeafUpdate) -> bool:
+    return True
+
+
+@torch.no_grad()
+def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> None:
+    """Carry out an update of these leaves in place."""
+    total = float(sum(leaf.p.numel() for leaf in leaves))
+    applied = is_applied([_call(leaf, total, ("applied",)) for leaf in leaves])
+    if applied is False:
+        return
+    together = [leaves] if leaves[0].is_coupled else [[leaf] for leaf in leaves]
+    for some in together:
+        results = run([_call(leaf, total, written(leaf)) for leaf in some], TABLE)
+        for leaf, result in zip(some, results, strict=True):
+            _store(leaf, result, applied)
+    count(leaves, updates, applied)
+
+
+def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
+    program = lower(leaf.program.keep(outputs))
+    p = plain(leaf.p)
+    inputs = {
+        "p": widen(p),
+        "g": widen(plain(leaf.g), like=p),
+        **{f"state.{k}": widen(plain(x), like=p) for k, x in array_state(leaf).items()},
+        **scalar_inputs(leaf, total),
+    }
+    return Call(program, inputs, arrays(leaf.p))
+
+
+# -- what executions share ---------------------------------------------------------------------------------------------
+
+
+def written(leaf: LeafUpdate) -> tuple[str, ...]:
+    """The outputs an update stores."""
+    return tuple(name for name in leaf.program.output if name not in ("update", "applied"))
+
+
+def array_state(leaf: LeafUpdate) -> dict[str, torch.Tensor]:
+    return {k: x for k, x in leaf.state.items() if leaf.is_array(k)}
+
+
+def scalar_inputs(leaf: LeafUpdate, total: float) -> dict[str, Any]:
+    """The leaf's Scalars by the program's names."""
+    inputs = {name: load(x) for name, x in leaf.hyper.items()}
+    for name, x in leaf.state.items():
+        if not leaf.is_array(name):
+            pair = x.numel() == 2
+            inputs |= {f"state.{name}.high": load(x[0]), f"state.{name}.low": load(x[1])} if pair else {
+                f"state.{name}": load(x)
+            }
+    return {**inputs, "step": load(leaf.step), "count.leaf": float(leaf.p.numel()), "count.global": total}
+
+
+def is_applied(calls: Sequence[Call]) -> Any:
+    """Whether the update happens: a bool, or a 0-d tensor where only a device knows."""
+    if "applied" not in calls[0].program.output:
+        return True
+    flags = [result["applied"] for result in run(calls, TABLE)]
+    applied = flags[0]
+    for flag in flags[1:]:
+        applied = TABLE.scalars["and"](applied, flag)
+    return applied
+
+
+def count(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None, applied: Any) -> None:
+    """Advance the counters of an update that is applied."""
+    steps = [leaf.step for leaf in leaves] + ([] if updates is None else [updates])
+    if applied is True:
+        torch._foreach_add_(steps, 1)
+    else:
+        for counter in steps:
+            counter.add_(on(counter.device, applied))
+
+
+def store(old: torch.Tensor, new: Any, applied: Any) -> None:
+    """Write a result into memory, rounded to its dtype, unless the update is skipped."""
+    value = new if isinstance(new, torch.Tensor) else torch.full((), new, dtype=old.dtype, device=old.device)
+    if applied is not True:
+        value = torch.where(on(old.device, applied), value.to(old), old)
+    old.copy_(value.expand(old.shape))
+
+
+def store_scalars(leaf: LeafUpdate, result: Mapping[str, Any], applied: Any) -> None:
+    for name, old in leaf.state.items():
+        if not leaf.is_array(name):
+            if old.numel() == 2:
+                store(old[0], result[f"state.{name}.high"], applied)
+                store(old[1], result[f"state.{name}.low"], applied)
+            else:
+                store(old.reshape(()), result[f"state.{name}"], applied)
+
+
+def _store(leaf: LeafUpdate, result: Mapping[str, Any], applied: Any) -> None:
+    store(plain(leaf.p), result["p"], applied)
+    for name, old in array_state(leaf).items():
+        store(plain(old), result[f"state.{name}"], applied)
+    store_scalars(leaf, result, applied)
+
+
+# -- arithmetic on one tensor --------------------------------------------------------------------------------------------
+
+
+def compute_dtype(storage: torch.dtype) -> torch.dtype:
+    """The dtype arithmetic happens in for a leaf stored as `storage`."""
+    return torch.float64 if storage == torch.float64 else torch.float32
+
+
+def widen(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
+    """A tensor as a program reads it: in the dtype of the leaf's arithmetic, subnormal numbers flushed."""
+    return flush(x.to(compute_dtype((x if like is None else like).dtype)))
+
+
+def flush(x: torch.Tensor) -> torch.Tensor:
+    """Subnormal numbers become zero of their sign."""
+    return torch.where(x.abs() < torch.finfo(x.dtype).smallest_normal, x * 0.0, x)
+
+
+def exact_sqrt(x: torch.Tensor) -> torch.Tensor:
+    """The square root, correctly rounded."""
+    if x.device.type != "cpu" or type(x) not in (torch.Tensor, torch.nn.Parameter):
+        return torch.sqrt(x) if x.dtype == torch.float64 else torch.sqrt(x.to(torch.float64)).to(x.dtype)
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
+
+
+def _rounded_once(operation: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def apply(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            return flush(operation(x, y))
+        wide = operation(x.to(torch.float64), y.to(torch.float64))
+        narrow = wide.to(torch.float32)
+        return torch.where(wide.abs() < _FLUSHED_BELOW, narrow * 0.0, narrow)
+
+    return apply
+
+
+def _products(*factors: torch.Tensor) -> torch.Tensor:
+    wide = [f.to(torch.float64) for f in factors]
+    return wide[0] if len(wide) == 1 else wide[0] * wide[1]
+
+
+def _max(*xs: torch.Tensor) -> torch.Tensor:
+    wide = xs[0].to(torch.float64)
+    return wide.amax() if wide.numel() else wide.new_full((), -math.inf)
+
+
+def _max_abs(*xs: torch.Tensor) -> torch.Tensor:
+    wide = _products(*xs).abs()
+    return wide.amax() if wide.numel() else wide.new_zeros(())
+
+
+def _coarse(coarse: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return (x + coarse) - coarse
+
+
+def _sum_coarse(coarse: Any, *xs: torch.Tensor) -> torch.Tensor:
+    return _coarse(on(xs[0].device, coarse), _products(*xs)).sum()
+
+
+def _sum_fine(coarse: Any, fine: Any, *xs: torch.Tensor) -> torch.Tensor:
+    x = _products(*xs)
+    rest = x - _coarse(on(x.device, coarse), x)
+    return _coarse(on(x.device, fine), rest).sum()
+
+
+REDUCTIONS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "max": _max,
+    "max_abs": _max_abs,
+    "sum_coarse": _sum_coarse,
+    "sum_fine": _sum_fine,
+}
+
+
+def reduction(op: str, leaf: torch.Tensor, *operands: Any) -> Any:
+    """A reduction over one leaf, all its shards."""
+    return reduce_over_mesh(op, load(REDUCTIONS[op](*operands)), leaf)
+
+
+_ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
+    "add": lambda x, y: flush(torch.add(x, y)),
+    "sub": lambda x, y: flush(torch.sub(x, y)),
+    "mul": _rounded_once(torch.mul),
+    "div": _rounded_once(torch.div),
+    "sqrt": exact_sqrt,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "lt": torch.lt,
+    "le": torch.le,
+    "eq": torch.eq,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "not": torch.logical_not,
+    "where": torch.where,
+}
+
+
+def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
+    """How torch computes a program's operations on one leaf."""
+    p = plain(leaf)
+    compute = compute_dtype(p.dtype)
+
+    def meet(x: Any) -> torch.Tensor:
+        scalar = on(p.device, x)
+        return scalar if scalar.dtype == torch.bool else flush(scalar.to(compute))
+
+    def stored(x: torch.Tensor) -> torch.Tensor:
+        return x.to(p.dtype).to(compute)
+
+    def fill(x: Any) -> torch.Tensor:
+        return meet(x).expand(p.shape)
+
+    reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
+    return {**_ELEMENTWISE, **reductions, "meet": meet, "stored": stored, "fill": fill}

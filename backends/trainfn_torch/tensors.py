@@ -1,0 +1,84 @@
+"""The plain strided tensor behind whatever a parameter is: complex, lazily conjugated, a shard, a subclass."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from trainfn_torch.scalars import is_host
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_sharded(x: torch.Tensor) -> bool:
+    """Whether x is a DTensor, one rank's part of a tensor over a mesh (FSDP2, tensor parallelism)."""
+    module = sys.modules.get("torch.distributed.tensor")  # if nobody imported it, nobody made one
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def real(x: torch.Tensor) -> torch.Tensor:
+    """x itself, or a complex x as pairs of real numbers in the same memory; lazy conjugation and negation done."""
+    if x.is_conj() or x.is_neg():
+        x = x.resolve_conj().resolve_neg()
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """The memory of x as an ordinary tensor: this rank's shard, and no Python subclass that only adds behaviour."""
+    if type(x) in _PLAIN:
+        return x
+    if is_sharded(x):
+        local: torch.Tensor = x.to_local()  # type: ignore[attr-defined]
+        return plain(local)
+    if type(x).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl:
+        return x.as_subclass(torch.Tensor)
+    return x
+
+
+def placed_like(g: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """A sharded gradient laid out as its parameter is."""
+    if not is_sharded(p):
+        return g
+    if not is_sharded(g):
+        raise TypeError("a parameter is a DTensor and its gradient is none; give both the same device mesh.")
+    if g.placements != p.placements:  # type: ignore[attr-defined]
+        g = g.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
+    return g
+
+
+def is_overlapping(x: torch.Tensor) -> bool:
+    """Whether several elements surely share memory, as after `expand`: such a tensor cannot be written."""
+    return x.layout is torch.strided and any(
+        stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)
+    )
+
+
+def reduce_over_mesh(op: str, part: Any, leaf: torch.Tensor) -> Any:
+    """A reduction over a whole sharded leaf from this rank's part of it; sums are exact, so their order is free."""
+    groups = _groups_of_shards(leaf)
+    if not groups:
+        return part
+    device = plain(leaf).device
+    number = torch.tensor(part, dtype=torch.float64, device=device) if is_host(part) else part
+    is_sum = op.startswith("sum")
+    # A maximum of collectives may lose a NaN, so that travels beside the number.
+    message = number.reshape(1) if is_sum else torch.stack([number.isnan().to(number.dtype), number.nan_to_num(-math.inf)])
+    for group in groups:
+        torch.distributed.all_reduce(message, _reduce_op(is_sum), group=group)
+    result = message[0] if is_sum else torch.where(message[0] > 0, math.nan, message[1])
+    return float(result) if is_host(part) else result
+
+
+def _reduce_op(is_sum: bool) -> Any:
+    return torch.distributed.ReduceOp.SUM if is_sum else torch.distributed.ReduceOp.MAX
+
+
+def _groups_of_shards(leaf: torch.Tensor) -> Sequence[Any]:
+    if not is_sharded(leaf):
+        return ()
+    mesh = leaf.device_mesh  # type: ignore[attr-defined]
+    return [mesh.get_group(i) for i, placed in enumerate(leaf.placements) if not placed.is_replicate()]  # type: ignore[attr-defined]
