@@ -1,0 +1,147 @@
+"""Binding hyperparameters: defaults, names in a chain, leaf functions, and what bad values get."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trainfn as tf
+from tests.bits import assert_same_bits
+from tests.catalogue import ROWS, Row
+from tests.executions import run_reference
+from tests.inputs import numbers
+from trainfn.rule import resolve
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tf.adamw(lr=-1e-3), "adamw: lr = -0.001 must be at least 0"),
+        (lambda: tf.adamw(lr=math.nan), "lr = nan must be"),
+        (lambda: tf.adamw(b1=1.0), r"b1 = 1.0 must be in \[0, 1\)"),
+        (lambda: tf.adamw(b2=-0.1), r"b2 = -0.1 must be in \[0, 1\)"),
+        (lambda: tf.adamw(eps=-1e-8), "eps"),
+        (lambda: tf.sgd(momentum=1.5), "momentum = 1.5"),
+        (lambda: tf.clip_by_global_norm(0.0), "max_norm = 0.0 must be above 0"),
+        (lambda: tf.adamw(beta1=0.9), "adamw has no hyperparameter beta1; it has lr, b1, b2, eps, weight_decay"),
+        (lambda: tf.adamw(1e-3, lr=1e-3), "lr was given twice"),
+        (lambda: tf.adamw(1, 2, 3, 4, 5, 6), "6 were given"),
+        (lambda: tf.adamw(lr="0.1"), "lr = '0.1'"),
+        (lambda: tf.adamw(lr=None), "lr = None"),
+        (lambda: tf.adamw(lr=True), "lr = True"),
+        (lambda: tf.adamw(lr=[0.1]), r"lr = \[0.1\]"),
+        (lambda: tf.chain(), "at least one"),
+        (lambda: tf.chain(tf.adamw), r"Write adamw\(\) for its defaults"),
+        (lambda: tf.chain(tf.adamw(), 3), "chain takes rules"),
+        (lambda: tf.skip_if_not_finite(), "stands around another rule"),
+        (lambda: tf.skip_if_not_finite(tf.adamw), "stands around another rule"),
+        (lambda: resolve(tf.adamw(lr=lambda leaf: -1.0), tf.Leaf("w", (2,))), "leaf 'w': lr = -1.0"),
+        (lambda: resolve(tf.adamw(lr=lambda leaf: "x"), tf.Leaf("w", (2,))), "leaf 'w': lr = 'x'"),
+    ],
+)
+def test_bad_hyperparameters(make: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_an_error_in_a_leaf_function_names_the_leaf() -> None:
+    rule = tf.adamw(weight_decay=lambda leaf: leaf.nmae)  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError) as caught:
+        resolve(rule, tf.Leaf("head.bias", (2,)))
+    assert "weight_decay about leaf 'head.bias' of shape (2,)" in caught.value.__notes__[0]
+
+
+def test_bad_definitions() -> None:
+    with pytest.raises(TypeError, match=r"positional parameters are .* not lr"):
+        tf.rule(lambda g, lr: g)
+    with pytest.raises(TypeError, match="annotate `state`"):
+        tf.rule(lambda state, g: (g, state))
+
+
+def test_names_in_a_chain() -> None:
+    lr = tf.cosine(peak=1e-3, steps=10)
+    shared = tf.chain(tf.adam(lr=lr), tf.decoupled_weight_decay(0.1, lr=lr))
+    assert list(shared.hyper) == ["lr", "b1", "b2", "eps", "weight_decay"]
+    apart = tf.chain(tf.decoupled_weight_decay(0.1, lr=0.5), tf.adam(lr=0.1))
+    assert apart.hyper["lr"] == 0.1
+    assert apart.hyper["decoupled_weight_decay.lr"] == 0.5
+    twice = tf.chain(tf.adam(), tf.adam())
+    assert [f.name for f in twice.fields] == ["adam.m", "adam.v", "m", "v"]
+
+
+def test_leaf_functions_are_asked_for_each_leaf() -> None:
+    rule = tf.adamw(weight_decay=lambda leaf: 0.1 if leaf.ndim >= 2 else 0.0)
+    decays = [resolve(rule, tf.Leaf("x", shape))["weight_decay"] for shape in [(2, 2), (2,)]]
+    assert decays == [0.1, 0.0]
+
+
+def test_a_wrapper_must_call_its_inner_rule_once() -> None:
+    @tf.rule
+    def twice(inner, g):  # type: ignore[no-untyped-def]
+        return inner(g) + inner(g)
+
+    with pytest.raises(tf.TraceError, match="2 times"):
+        twice(tf.sgd()).program()
+
+
+def test_static_options_choose_the_program() -> None:
+    @tf.rule
+    def repeated(g, *, times: tf.Static[int] = 3):  # type: ignore[no-untyped-def]
+        for _ in range(times):
+            g = g * 0.5
+        return g
+
+    assert len(repeated(times=5).program().nodes) == len(repeated().program().nodes) + 2
+
+
+def _params_and_grads(steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    shapes = {"w": (5, 3), "b": (4,)}
+    params = {k: numbers(i, s) for i, (k, s) in enumerate(shapes.items())}
+    return params, [{k: numbers(10 * n + i, s) for i, (k, s) in enumerate(shapes.items())} for n in range(steps)]
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if "lr" in r.rule().hyper and r.hyper], ids=lambda r: r.name)
+def test_nothing_moves_at_lr_zero_and_gradient_zero(row: Row) -> None:
+    params, grads = _params_and_grads(2)
+    zeros = [{k: np.zeros_like(g) for k, g in step.items()} for step in grads]
+    for step in run_reference(row.rule(lr=0.0), params, zeros):
+        assert_same_bits(params, {k: step[f"{k}/p"] for k in params}, row.name)
+
+
+def test_a_skipped_update_changes_nothing() -> None:
+    params, grads = _params_and_grads(4)
+    grads[2]["b"][1] = np.inf
+    rule = tf.skip_if_not_finite(tf.adamw(lr=tf.linear(1e-2, 0.0, 4)))
+    before, skipped, after = run_reference(rule, params, grads)[1:]
+    assert_same_bits(before, skipped)
+    assert (before["count"], after["count"]) == (2, 3)
+    straight = run_reference(rule, params, [grads[0], grads[1], grads[3]])
+    assert_same_bits(straight[-1], after)
+
+
+def test_schedules_see_updates_of_the_model_from_zero() -> None:
+    params, grads = _params_and_grads(3)
+    scheduled = run_reference(tf.sgd(lr=tf.linear(0.5, 0.125, 3)), params, grads)
+    for n, step in enumerate(scheduled):
+        by_hand = run_reference(tf.sgd(lr=tf.linear(0.5, 0.125, 3)(n)), params, grads[n : n + 1])
+        assert_same_bits({"p": by_hand[0]["w/p"]}, {"p": step["w/p"]})
+        params = {k: step[f"{k}/p"] for k in params}
+
+
+def test_extras_are_supplied_by_the_loop() -> None:
+    from trainfn import reference
+
+    @tf.rule
+    def polyak(g, value, *, lr=1.0):  # type: ignore[no-untyped-def]
+        return -lr * value * g
+
+    params, grads = _params_and_grads(1)
+    rule = polyak()
+    assert rule.extras == ("value",)
+    updates, _ = reference.update(rule, reference.init(rule, params), grads[0], params, value=2.0)
+    assert_same_bits({"w": np.float32(-2.0) * grads[0]["w"]}, {"w": updates["w"]})
+    with pytest.raises(KeyError, match="'value', which was not given"):
+        reference.update(rule, reference.init(rule, params), grads[0], params)

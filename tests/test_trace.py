@@ -1,0 +1,201 @@
+"""Tracing: what a rule may do, what it is told when it does something else, and what a program says of itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import trainfn as tf
+from trainfn import Leaf, TraceError, verbs
+from trainfn.lowering import PRIMITIVES, lower
+from trainfn.verbs import global_max, global_sum, leaf_sum, where
+
+
+def _program(body: Any) -> Any:
+    @tf.rule
+    def probe(step, g, p, *, lr=0.1):  # type: ignore[no-untyped-def]
+        return body(step, g, p, lr)
+
+    return probe().program(Leaf("layer.weight", (3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda step, g, p, lr: g if g > 0 else p, r"where\(condition, a, b\)"),
+        (lambda step, g, p, lr: g if lr > 0 else p, r"where\(condition, a, b\)"),
+        (lambda step, g, p, lr: max(g, p), "minimum and maximum"),
+        (lambda step, g, p, lr: 0 < g < 1, "where"),
+        (lambda step, g, p, lr: float(g) * g, "has no number"),
+        (lambda step, g, p, lr: math.sqrt(step) * g, "use the verbs sqrt"),
+        (lambda step, g, p, lr: int(step) * g, "floor"),
+        (lambda step, g, p, lr: sum(g for _ in range(step)), "Static"),
+        (lambda step, g, p, lr: np.sqrt(g), r"numpy.sqrt .* Use trainfn.verbs.sqrt"),
+        (lambda step, g, p, lr: np.sin(g), "numpy.sin .* There is no verb for it"),
+        (lambda step, g, p, lr: np.maximum(g, 0), "Use trainfn.verbs.maximum"),
+        (lambda step, g, p, lr: np.sum(g), "Use trainfn.verbs.leaf_sum"),
+        (lambda step, g, p, lr: np.asarray(g), "no numbers"),
+        (lambda step, g, p, lr: np.ones((3, 4)) * g, "from outside the rule|power|multiply"),
+        (lambda step, g, p, lr: g**2, r"square\(x\)"),
+        (lambda step, g, p, lr: verbs.exp(g), "function of Scalars"),
+        (lambda step, g, p, lr: g % 2, r"floor\(x / y\)"),
+        (lambda step, g, p, lr: g // 2, r"floor\(x / y\)"),
+        (lambda step, g, p, lr: (g > 0) * g, r"where\(c, 1, 0\)"),
+        (lambda step, g, p, lr: where(g, 1, 0), "needs a condition first"),
+        (lambda step, g, p, lr: g & p, "unsupported operand|compare it first"),
+        (lambda step, g, p, lr: leaf_sum(lr) * g, "takes an Array"),
+        (lambda step, g, p, lr: [x for x in g], "whole leaf at once"),  # noqa: C416
+        (lambda step, g, p, lr: len(g) * g, "shape"),
+        (lambda step, g, p, lr: g + "1", "'1'"),
+        (lambda step, g, p, lr: g * True, "Python bool"),
+        (lambda step, g, p, lr: None, "where an update is due"),
+        (lambda step, g, p, lr: g > 0, "where an update is due"),
+        (lambda step, g, p, lr: (g, p), "where an update is due"),
+        (lambda step, g, p, lr: verbs.apply_if(g > 0, g), "one condition for the whole model"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_with_a_remedy(body: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        _program(body)
+
+
+def test_a_value_kept_from_another_trace_is_refused() -> None:
+    kept: list[Any] = []
+
+    @tf.rule
+    def leaky(g):  # type: ignore[no-untyped-def]
+        kept.append(g)
+        return kept[0] + g
+
+    leaky().program(Leaf("a", (1,)))
+    with pytest.raises(TraceError, match="belongs into its state"):
+        leaky().program(Leaf("b", (2,)))
+
+
+def test_rules_may_branch_on_the_leaf() -> None:
+    @tf.rule
+    def by_shape(g):  # type: ignore[no-untyped-def]
+        return g if g.ndim >= 2 and g.shape[0] > 1 and "embed" not in g.name else -g
+
+    matrix, vector = (by_shape().program(Leaf("w", shape)) for shape in [(2, 3), (3,)])
+    assert matrix != vector
+    assert by_shape().program(Leaf("v", (7, 5))) == matrix
+
+
+def test_equal_texts_are_computed_once() -> None:
+    program = _program(lambda step, g, p, lr: (g * p + 1) * (g * p + 1))
+    assert [n.op for n in program.nodes].count("mul") == 2
+    assert _program(lambda step, g, p, lr: 0.0 * g + -0.0 * g) != _program(lambda step, g, p, lr: 0.0 * g + 0.0 * g)
+
+
+def test_division_by_a_scalar_is_multiplication_by_its_reciprocal() -> None:
+    program = _program(lambda step, g, p, lr: g / (step + 1))
+    ops = {n.op: n.sort.value for n in program.nodes if n.op in ("mul", "div")}
+    assert ops == {"div": "scalar", "mul": "array"}
+    assert _program(lambda step, g, p, lr: g / p) != program
+
+
+def test_verbs_take_plain_numbers() -> None:
+    assert verbs.sqrt(9.0) == 3.0
+    assert verbs.maximum(1, 2) == 2.0
+    assert verbs.where(1 < 2, 5.0, 7.0) == 5.0
+    assert math.isnan(verbs.maximum(math.nan, 1.0))
+    assert math.isnan(verbs.maximum(1.0, math.nan))
+    assert math.copysign(1, verbs.sign(-0.0)) == -1
+    assert verbs.isfinite(math.inf) is False
+
+
+def test_numpy_scalars_mix_with_traced_values() -> None:
+    assert _program(lambda step, g, p, lr: np.float64(2.0) * g) == _program(lambda step, g, p, lr: 2.0 * g)
+
+
+def test_lowered_programs_use_primitives_only() -> None:
+    known = {op for ops in PRIMITIVES.values() for op in ops} | {"input", "const"}
+    rule = tf.skip_if_not_finite(tf.chain(tf.clip_by_value(), tf.clip_by_global_norm(), tf.lion(), tf.radam()))
+    assert {node.op for node in lower(rule.program()).nodes} <= known
+
+
+def test_a_program_prints_as_formulas_with_its_cost() -> None:
+    text = str(tf.chain(tf.clip_by_global_norm(1.0), tf.adamw()))
+    assert "m' = b1*m + (1 - b1)*g" in text
+    assert "m_hat = m'*(1/(1 - b1**t))" in text
+    assert "pass 1 of 2: 1 words and 2 flops per parameter" in text
+    assert "pass 2 of 2: 7 words" in text
+    assert "in all: 8 words (32 bytes in float32)" in text
+
+
+def test_words_of_a_step() -> None:
+    def words(rule: tf.Rule) -> int:
+        program = lower(rule.program().keep(n for n in rule.program().output if n != "update"))
+        return program.words
+
+    assert words(tf.sgd()) == 3  # reads p, g; writes p
+    assert words(tf.sgd(momentum=0.9)) == 5
+    assert words(tf.adamw()) == 7
+    # A reproducible norm is a maximum and a sum: two readings of g.
+    assert words(tf.chain(tf.clip_by_global_norm(), tf.adamw())) == 9
+
+
+class Both(NamedTuple):
+    count: tf.LeafScalar
+    total: tf.ModelPair
+    kept: tf.Array
+    left_out: tf.Array | None
+
+
+@tf.rule
+def every_sort(step, state: Both, g, p):  # type: ignore[no-untyped-def]
+    """A rule with state of every sort."""
+    total = state.total + global_sum(g)
+    count = state.count + leaf_sum(where(g > 0, 1.0, 0.0))
+    return g * count + total * 0, Both(count, total, state.kept + g, None)
+
+
+def test_state_of_every_sort() -> None:
+    from trainfn import reference
+
+    rule = every_sort()
+    params = {"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float32)}
+    state = reference.init(rule, params)
+    grads = {"a": np.float32([1, -1, 2]), "b": np.full((2, 2), 1e-9, np.float32)}
+    for _ in range(3):
+        _, state = reference.update(rule, state, grads, params)
+    assert state.leaves["a"]["count"] == 6.0
+    assert state.leaves["b"]["count"] == 12.0
+    total = state.model["total.high"] + state.model["total.low"]
+    assert total == pytest.approx(3 * (2 + 4 * float(np.float32(1e-9))), rel=1e-14)
+    assert float(np.float32(total)) != total  # float32 alone would not have held it
+    assert "left_out" not in state.leaves["a"]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda s, g: g, "must return the update and the next state"),
+        (lambda s, g: (g, (s.count, s.total, s.kept, None)), "must return the update and the next state"),
+        (lambda s, g: (g, s._replace(count=g)), "reduce it first"),
+        (lambda s, g: (g, s._replace(kept=None)), "None"),
+    ],
+)
+def test_wrong_states_are_refused(returned: Any, message: str) -> None:
+    @tf.rule
+    def wrong(state: Both, g):  # type: ignore[no-untyped-def]
+        return returned(state, g)
+
+    with pytest.raises(TraceError, match=message):
+        wrong().program()
+
+
+def test_leaves_must_agree_on_what_is_reduced_over_the_model() -> None:
+    from trainfn import reference
+
+    @tf.rule
+    def disagreeing(g):  # type: ignore[no-untyped-def]
+        return g / global_max(g) if g.ndim == 1 else g
+
+    params = {"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float32)}
+    with pytest.raises(ValueError, match="in every branch"):
+        reference.update(disagreeing(), reference.init(disagreeing(), params), params, params)
