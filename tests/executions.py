@@ -16,6 +16,7 @@ from trainfn import reference
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Trajectory = list[dict[str, Any]]
+Execution = Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]
 
 
 def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
@@ -48,4 +49,4 @@ def _snapshot(params: Arrays, state: reference.State) -> dict[str, Any]:
     return flat
 
 
-EXECUTIONS: dict[str, Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]] = {"reference": run_reference}
+EXECUTIONS: dict[str, Execution] = {"reference": run_reference}

@@ -1,0 +1,72 @@
+"""Golden trajectories: hashes of every state of every rule after 10 and 1,000 float32 steps.
+
+They hold the meaning of each rule still: whoever changes a formula, an order of operations or a rounding changes a
+hash, on every execution at once, and has to say so by running `python -m tests.golden`, which writes them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import trainfn as tf
+from tests.bits import as_integers
+from tests.catalogue import ROWS
+from tests.executions import Execution, Trajectory, run_reference
+from tests.inputs import numbers
+
+FILE = Path(__file__).with_name("golden.json")
+STEPS = (10, 1000)
+SHAPES = {"w": (6, 5), "b": (3,)}
+
+
+@cache
+def inputs(steps: int = STEPS[-1]) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """Parameters and a stream of gradients over eight decades, from the counter generator."""
+    params = {k: numbers(i, shape) for i, (k, shape) in enumerate(SHAPES.items())}
+    keys = {k: 1000 * i for i, k in enumerate(SHAPES, start=1)}
+    return params, tuple({k: numbers(keys[k] * 1000 + n, shape) for k, shape in SHAPES.items()} for n in range(steps))
+
+
+def run(execution: Execution, rule: tf.Rule, steps: int = STEPS[-1]) -> Trajectory:
+    """A rule's golden trajectory on one execution; rules that skip get something to skip."""
+    params, grads = inputs(steps)
+    if "applied" in rule.program().output:
+        grads = tuple(map(_poisoned, range(steps), grads))
+    return execution(rule, params, grads)
+
+
+def _poisoned(n: int, g: dict[str, Any]) -> dict[str, Any]:
+    special = {2: -np.inf, 5: np.inf, 7: np.nan}.get(n % 10)
+    return g if special is None else {**g, "b": np.where(np.arange(3) == 1, np.float32(special), g["b"])}
+
+
+def digest(left: dict[str, Any]) -> str:
+    """A hash of everything a step left behind, names included."""
+    hasher = hashlib.sha256()
+    for name in sorted(left):
+        x = as_integers(left[name])
+        hasher.update(f"{name} {np.shape(left[name])} {x.dtype.itemsize} ".encode())
+        hasher.update(x.astype(x.dtype.newbyteorder("<")).tobytes())
+    return hasher.hexdigest()[:32]
+
+
+def hashes(trajectory: Trajectory) -> list[str]:
+    """The digests after `STEPS`, as far as the trajectory goes."""
+    return [digest(trajectory[n - 1]) for n in STEPS if n <= len(trajectory)]
+
+
+def read() -> dict[str, list[str]]:
+    loaded: dict[str, list[str]] = json.loads(FILE.read_text())
+    return loaded
+
+
+if __name__ == "__main__":
+    table = {row.name: hashes(run(run_reference, row.rule())) for row in ROWS}
+    FILE.write_text(json.dumps(table, indent=1) + "\n")
+    print(f"wrote {len(table)} rows to {FILE.name}")

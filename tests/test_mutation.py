@@ -1,0 +1,74 @@
+"""Would the tests notice?  Every constant of every traced program is changed and every pair of operands swapped.
+
+Each such mutant must change a golden hash within ten steps.  Those that do not are listed in `SURVIVORS` with the
+reason why they compute the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+import trainfn as tf
+from tests import golden
+from tests.catalogue import ROWS, Row
+from tests.executions import run_reference
+from trainfn.program import Node, Program, Sort
+
+COMMUTATIVE = {"add", "mul", "eq", "and", "or"}  # bit for bit
+
+# What survives, and why it may.
+_SYMMETRIC = "minimum and maximum are symmetric but for two zeros of unlike sign, of which they return the second"
+SURVIVORS = {
+    "adamw_clipped minimum9: operands swapped": _SYMMETRIC + "; the scale is compared with 1",
+    "lion_clipped_by_value maximum5: operands swapped": _SYMMETRIC + "; the bounds are not zero",
+    "lion_clipped_by_value minimum7: operands swapped": _SYMMETRIC + "; the bounds are not zero",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Mutant(tf.Rule):
+    """A rule whose program was tampered with."""
+
+    mutated: Program = Program((), ())
+
+    def program(self, leaf: tf.Leaf = tf.Leaf()) -> Program:  # noqa: B008
+        return self.mutated
+
+
+def mutations(program: Program) -> Iterator[tuple[str, Program]]:
+    """Programs one change away from this one, each with a name for the change."""
+    for i, node in enumerate(program.nodes):
+        for what, changed in _changes(node):
+            nodes = (*program.nodes[:i], changed, *program.nodes[i + 1 :])
+            yield f"{node.op}{i}: {what}", replace(program, nodes=nodes)
+
+
+def _changes(node: Node) -> Iterator[tuple[str, Node]]:
+    if node.op == "const":
+        assert isinstance(node.static, float)
+        yield f"{node.static:g} changed", replace(node, static=node.static + 1.0 if math.isfinite(node.static) else 1.0)
+    elif node.op == "where":
+        condition, x, y = node.args
+        yield "branches swapped", replace(node, args=(condition, y, x))
+    elif len(node.args) == 2 and node.args[0] != node.args[1] and node.op not in COMMUTATIVE and not node.is_reduction:
+        yield "operands swapped", replace(node, args=node.args[::-1])
+    elif node.op in ("neg", "sqrt", "abs", "sign"):
+        yield "left out", Node("meet" if node.sort is Sort.ARRAY else "single", node.args, node.sort)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_mutant_is_noticed(row: Row) -> None:
+    rule = row.rule()
+    steps = golden.STEPS[0]
+    expected = golden.read()[row.name][:1]
+    program = rule.program(tf.Leaf("w", (6, 5)))
+    assert golden.hashes(golden.run(run_reference, Mutant(rule.links, program), steps)) == expected
+    survivors = []
+    for name, mutated in mutations(program):
+        if golden.hashes(golden.run(run_reference, Mutant(rule.links, mutated), steps)) == expected:
+            survivors.append(f"{row.name} {name}")
+    assert [s for s in survivors if s not in SURVIVORS] == []
