@@ -25,7 +25,7 @@ def differing(a: Any, b: Any) -> int:
 
 
 def assert_same_bits(expected: Mapping[str, Any], actual: Mapping[str, Any], context: str = "") -> None:
-    """Every array of one mapping equals its namesake in the other, bit for bit; the message shows the first that don't."""
+    """Every array of one mapping equals its namesake in the other; the message shows the first that does not."""
     assert expected.keys() == actual.keys(), f"{context}: {sorted(expected)} and {sorted(actual)}"
     for name, x in expected.items():
         x, y = np.asarray(x), np.asarray(actual[name])

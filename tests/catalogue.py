@@ -157,9 +157,7 @@ ROWS: tuple[Row, ...] = (
         eps_in_sqrt=True,
         lr_in_momentum=True,
         initial_scale=0.5,
-        optax=Namesake(
-            "rmsprop", {"learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "initial_scale": 0.5}
-        ),
+        optax=Namesake("rmsprop", {"learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "initial_scale": 0.5}),
     ),
     _row(
         tf.adagrad,
@@ -178,21 +176,34 @@ ROWS: tuple[Row, ...] = (
         optax=Namesake("adagrad", {"learning_rate": 1e-2}),
         edges={"initial_accumulator_value": (0.0,)},
     ),
-    Row("adam_l2", lambda **h: tf.chain(tf.coupled_weight_decay(0.1), tf.adam(**h)),
+    Row(
+        "adam_l2",
+        lambda **h: tf.chain(tf.coupled_weight_decay(0.1), tf.adam(**h)),
         torch=Namesake("Adam", {"lr": 1e-2, "weight_decay": 0.1}),
         optax=Namesake("adam", {"learning_rate": 1e-2}, before=(("add_decayed_weights", {"weight_decay": 0.1}),)),
-        hyper={"lr": 1e-2}),
-    Row("sgd_decoupled", lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1, **h)),
-        hyper={"lr": 1e-2}),
-    Row("adamw_clipped", lambda **h: tf.chain(tf.clip_by_global_norm(0.5), tf.adamw(**h)),
-        optax=Namesake("adamw", {"learning_rate": 1e-2, "weight_decay": 0.01},
-                       before=(("clip_by_global_norm", {"max_norm": 0.5}),)),
-        hyper={"lr": 1e-2}),
-    Row("lion_clipped_by_value", lambda **h: tf.chain(tf.clip_by_value(0.1), tf.lion(**h)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_decoupled",
+        lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1, **h)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "adamw_clipped",
+        lambda **h: tf.chain(tf.clip_by_global_norm(0.5), tf.adamw(**h)),
+        optax=Namesake(
+            "adamw", {"learning_rate": 1e-2, "weight_decay": 0.01}, before=(("clip_by_global_norm", {"max_norm": 0.5}),)
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "lion_clipped_by_value",
+        lambda **h: tf.chain(tf.clip_by_value(0.1), tf.lion(**h)),
         optax=Namesake("lion", {"learning_rate": 1e-3}, before=(("clip", {"max_delta": 0.1}),)),
-        hyper={"lr": 1e-3}),
+        hyper={"lr": 1e-3},
+    ),
     Row("adamw_scheduled", lambda **h: tf.skip_if_not_finite(tf.adamw(lr=tf.warmup_cosine(1e-2, 3, 20), **h))),
-)  # fmt: skip
+)
 
 BY_NAME = {row.name: row for row in ROWS}
 
@@ -209,26 +220,54 @@ class ScheduleRow:
 
 
 SCHEDULES: tuple[ScheduleRow, ...] = (
-    ScheduleRow("constant", tf.constant(0.3), torch=("ConstantLR", {"factor": 1.0}), scale=0.3,
-                optax=("constant_schedule", {"value": 0.3})),
-    ScheduleRow("linear", tf.linear(start=0.1, stop=0.7, steps=13), optax=(
-        "linear_schedule", {"init_value": 0.1, "end_value": 0.7, "transition_steps": 13}),
-        torch=("LinearLR", {"start_factor": 0.1, "end_factor": 0.7, "total_iters": 13})),
-    ScheduleRow("polynomial", tf.polynomial(start=1.0, stop=0.0, steps=30, power=1.7),
-                torch=("PolynomialLR", {"total_iters": 30, "power": 1.7}),
-                optax=("polynomial_schedule", {"init_value": 1.0, "end_value": 0.0, "power": 1.7, "transition_steps": 30})),
-    ScheduleRow("exponential", tf.exponential(start=1.0, decay=0.93),
-                torch=("ExponentialLR", {"gamma": 0.93}),
-                optax=("exponential_decay", {"init_value": 1.0, "transition_steps": 1, "decay_rate": 0.93})),
-    ScheduleRow("step_decay", tf.step_decay(start=1.0, factor=0.5, every=7),
-                torch=("StepLR", {"step_size": 7, "gamma": 0.5}),
-                optax=("exponential_decay", {"init_value": 1.0, "transition_steps": 7, "decay_rate": 0.5, "staircase": True})),
-    ScheduleRow("cosine", tf.cosine(peak=1.0, steps=40, floor=0.1),
-                optax=("cosine_decay_schedule", {"init_value": 1.0, "decay_steps": 40, "alpha": 0.1})),
-    ScheduleRow("warmup", tf.warmup(peak=0.5, steps=10),
-                optax=("linear_schedule", {"init_value": 0.0, "end_value": 0.5, "transition_steps": 10})),
-    ScheduleRow("warmup_cosine", tf.warmup_cosine(peak=1.0, warmup=10, steps=50, floor=0.05),
-                optax=("warmup_cosine_decay_schedule",
-                       {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 10, "decay_steps": 50, "end_value": 0.05})),
+    ScheduleRow(
+        "constant",
+        tf.constant(0.3),
+        torch=("ConstantLR", {"factor": 1.0}),
+        scale=0.3,
+        optax=("constant_schedule", {"value": 0.3}),
+    ),
+    ScheduleRow(
+        "linear",
+        tf.linear(start=0.1, stop=0.7, steps=13),
+        optax=("linear_schedule", {"init_value": 0.1, "end_value": 0.7, "transition_steps": 13}),
+        torch=("LinearLR", {"start_factor": 0.1, "end_factor": 0.7, "total_iters": 13}),
+    ),
+    ScheduleRow(
+        "polynomial",
+        tf.polynomial(start=1.0, stop=0.0, steps=30, power=1.7),
+        torch=("PolynomialLR", {"total_iters": 30, "power": 1.7}),
+        optax=("polynomial_schedule", {"init_value": 1.0, "end_value": 0.0, "power": 1.7, "transition_steps": 30}),
+    ),
+    ScheduleRow(
+        "exponential",
+        tf.exponential(start=1.0, decay=0.93),
+        torch=("ExponentialLR", {"gamma": 0.93}),
+        optax=("exponential_decay", {"init_value": 1.0, "transition_steps": 1, "decay_rate": 0.93}),
+    ),
+    ScheduleRow(
+        "step_decay",
+        tf.step_decay(start=1.0, factor=0.5, every=7),
+        torch=("StepLR", {"step_size": 7, "gamma": 0.5}),
+        optax=("exponential_decay", {"init_value": 1.0, "transition_steps": 7, "decay_rate": 0.5, "staircase": True}),
+    ),
+    ScheduleRow(
+        "cosine",
+        tf.cosine(peak=1.0, steps=40, floor=0.1),
+        optax=("cosine_decay_schedule", {"init_value": 1.0, "decay_steps": 40, "alpha": 0.1}),
+    ),
+    ScheduleRow(
+        "warmup",
+        tf.warmup(peak=0.5, steps=10),
+        optax=("linear_schedule", {"init_value": 0.0, "end_value": 0.5, "transition_steps": 10}),
+    ),
+    ScheduleRow(
+        "warmup_cosine",
+        tf.warmup_cosine(peak=1.0, warmup=10, steps=50, floor=0.05),
+        optax=(
+            "warmup_cosine_decay_schedule",
+            {"init_value": 0.0, "peak_value": 1.0, "warmup_steps": 10, "decay_steps": 50, "end_value": 0.05},
+        ),
+    ),
     ScheduleRow("sequence", tf.sequence(tf.linear(0.1, 1.0, 5), 1.0, tf.exponential(1.0, 0.9, 3), boundaries=[5, 12])),
-)  # fmt: skip
+)

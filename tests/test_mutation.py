@@ -33,9 +33,10 @@ SURVIVORS = {
 class Mutant(tf.Rule):
     """A rule whose program was tampered with."""
 
-    mutated: Program = Program((), ())
+    mutated: Program | None = None
 
     def program(self, leaf: tf.Leaf = tf.Leaf()) -> Program:  # noqa: B008
+        assert self.mutated is not None
         return self.mutated
 
 
@@ -50,7 +51,7 @@ def mutations(program: Program) -> Iterator[tuple[str, Program]]:
 def _changes(node: Node) -> Iterator[tuple[str, Node]]:
     if node.op == "const":
         assert isinstance(node.static, float)
-        yield f"{node.static:g} changed", replace(node, static=node.static + 1.0 if math.isfinite(node.static) else 1.0)
+        yield f"{node.static:g} changed", replace(node, static=node.static + 1.0 if math.isfinite(node.static) else 0.0)
     elif node.op == "where":
         condition, x, y = node.args
         yield "branches swapped", replace(node, args=(condition, y, x))
