@@ -1,0 +1,451 @@
+"""The fused execution: a whole optimizer step in a few calls, each over all tensors, by compiled kernels.
+
+Leaves that share a program and dtypes form one group, whatever their hyperparameters, shapes and step counts; a step
+costs one call per pass and group.  What a kernel is told about tensors (addresses, sizes) is kept from step to step in
+a plan.  Each step checks, of every tensor it is handed, that type, dtype, device, shape, strides and lazy bits are
+those the plan was made for, and reads its address anew; nothing is assumed of a tensor because it was there before.
+
+Kernels read and write memory directly, so they take plain tensors only: of type Tensor or Parameter, strided, without
+holes or overlaps, states laid out like their parameter.  A gradient in another layout is copied into the parameter's.
+Everything else is `Refused`, before anything has been written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainfn.lowering import lower
+from trainfn.program import Program, Sort
+from trainfn_torch.kernels.cpu import Launcher
+from trainfn_torch.kernels.printer import FORMATS, Kernel
+from trainfn_torch.leaf import LeafUpdate
+
+_FORMATS: Mapping[torch.dtype, str] = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+class Refused(ValueError):
+    """The kernels do not take a tensor of this step as it is stored; nothing has been written."""
+
+
+class Fused:
+    """Carries out the steps of one optimizer."""
+
+    def __init__(self) -> None:
+        self._plan: _Plan | None = None
+
+    @torch.no_grad()
+    def step(self, leaves: Sequence[LeafUpdate]) -> bool:
+        """Update parameters, states and step counters in place; False if the rule decided that nothing happens.
+
+        Raises `Refused` or `kernels.compiler.CannotBuild` before anything is written.
+        """
+        if not leaves:
+            return True
+        plan = self._plan
+        if plan is None or not plan.fits(leaves):
+            plan = self._plan = _Plan(leaves)
+        return plan.run(leaves)
+
+
+def accepts(leaf: LeafUpdate) -> bool:
+    """Whether the kernels take this leaf; overlap with other leaves is looked at by `Fused.step`."""
+    return refusal(leaf) is None
+
+
+def refusal(leaf: LeafUpdate) -> str | None:
+    """Why the kernels do not take this leaf; None if they do."""
+    return _refusal(leaf, _kept(leaf.program))
+
+
+# -- which tensors are taken ---------------------------------------------------------------------------------------------
+
+
+def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
+    p, g = leaf.p, leaf.g
+    arrays, scalars = _state_names(program)
+    problem = _not_plain("the parameter", p) or _not_plain("the gradient", g, may_be_lazy=True)
+    if problem is None and not _is_dense(p):
+        problem = "the parameter has holes or overlaps itself"
+    if problem is None and g.shape != p.shape:
+        problem = f"the gradient's shape is {tuple(g.shape)}, the parameter's {tuple(p.shape)}"
+    if problem is None and not _holds(p.dtype, g.dtype):
+        problem = f"the gradient is {g.dtype}, the parameter {p.dtype}"
+    for name in arrays:
+        problem = problem or _not_like(p, name, leaf.state[name])
+    for name, size in scalars.items():
+        problem = problem or _not_scalar(name, leaf.state[name], size)
+    return problem or _not_scalar("step", leaf.step, 1)
+
+
+def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
+    if type(x) not in _PLAIN:
+        return f"{what} is a {type(x).__name__}"
+    if x.layout is not torch.strided or x.dtype not in _FORMATS:
+        return f"{what} is {x.dtype} in layout {x.layout}"
+    if x.device.type not in ("cpu", "cuda"):
+        return f"{what} is on {x.device}"
+    if x.is_neg() and not may_be_lazy:
+        return f"{what} is a lazy negation"
+    return None
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether an array of `narrow` numbers can be computed with in the dtype a leaf of `wide` ones is computed in."""
+    return wide is torch.float64 or narrow is not torch.float64
+
+
+def _not_like(p: torch.Tensor, name: str, x: Any) -> str | None:
+    problem = _not_plain(f"state {name}", x)
+    if problem is None and (x.shape != p.shape or x.device != p.device or not _is_laid_out_like(x, p)):
+        problem = f"state {name} is not laid out like the parameter"
+    if problem is None and (x.dtype is torch.float64) != (p.dtype is torch.float64):
+        problem = f"state {name} is {x.dtype}, the parameter {p.dtype}"
+    return problem
+
+
+def _not_scalar(name: str, x: Any, size: int) -> str | None:
+    problem = _not_plain(name, x)
+    if problem is None and (x.dtype is not torch.float32 or x.numel() != size or not x.is_contiguous()):
+        problem = f"{name} is not {size} float32 number(s)"
+    return problem
+
+
+def _is_laid_out_like(x: torch.Tensor, p: torch.Tensor) -> bool:
+    """Whether equal positions in memory are equal indices; the stride of a dimension of size 1 means nothing."""
+    return all(n == 1 or a == b for n, a, b in zip(p.shape, x.stride(), p.stride(), strict=True)) or p.numel() == 0
+
+
+def _is_dense(x: torch.Tensor) -> bool:
+    """Whether each address between the first and the last element belongs to exactly one element."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size != 1:
+            if stride != expected and x.numel() > 0:
+                return False
+            expected *= size
+    return True
+
+
+def _laid_out_like(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(p.shape, p.stride(), dtype=g.dtype, device=p.device).copy_(g)
+
+
+# -- programs ------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _kept(program: Program) -> Program:
+    """What a step stores, in primitives: the update by itself is not asked for."""
+    return lower(program.keep(name for name in program.output if name != "update"))
+
+
+@lru_cache(maxsize=1024)
+def _state_names(program: Program) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Fields of the state as the optimizer stores them: names of arrays; names and lengths of scalars."""
+    named = [(str(n.static), n.sort) for n in program.nodes if n.op == "input"]
+    named += [(name, program.nodes[i].sort) for name, i in program.outputs]
+    states = [(name.removeprefix("state."), sort) for name, sort in named if name.startswith("state.")]
+    arrays = tuple(dict.fromkeys(name for name, sort in states if sort is Sort.ARRAY))
+    scalars = {_field_and_offset(name)[0]: 1 for name, sort in states if sort is Sort.SCALAR}
+    scalars |= {_field_and_offset(name)[0]: 2 for name, sort in states if sort is Sort.SCALAR and _is_half(name)}
+    return arrays, scalars
+
+
+def _is_half(name: str) -> bool:
+    return name.endswith((".high", ".low"))
+
+
+def _field_and_offset(name: str) -> tuple[str, int]:
+    """Where a scalar of the program is stored: the field, and how many bytes into it (pairs hold high, low)."""
+    if name.endswith(".high"):
+        return name.removesuffix(".high"), 0
+    return (name.removesuffix(".low"), 4) if name.endswith(".low") else (name, 0)
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Group:
+    """Leaves of one kernel, by their positions in the step's list."""
+
+    kernel: Kernel
+    members: list[int]
+    hyper: list[Mapping[str, Any]]  # one for each different mapping, in order
+    hyper_of: list[int]
+    sizes: list[int]
+    launcher: Launcher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.launcher = Launcher(self.kernel, self.sizes, self.hyper_of, len(self.hyper))
+
+    @cached_property
+    def columns(self) -> list[Callable[[LeafUpdate], torch.Tensor]]:
+        """How to get at each kind of tensor of a leaf: p, g, state arrays, state scalars, the step."""
+        arrays = [n.removeprefix("state.") for n in self.kernel.buffers if n.startswith("state.")]
+        _, scalars = _state_names(self.kernel.program)
+        by_name = [_state_getter(name) for name in (*arrays, *scalars)]
+        return [lambda leaf: leaf.p, lambda leaf: leaf.g, *by_name, lambda leaf: leaf.step]
+
+    def write_addresses(self, addresses: np.ndarray[Any, Any]) -> None:
+        """`addresses` has a row for each column above."""
+        launcher, kernel = self.launcher, self.kernel
+        arrays = len(kernel.formats)
+        launcher.buffers[:] = addresses[:arrays].T
+        _, fields = _state_names(kernel.program)
+        row = {name: arrays + i for i, name in enumerate(fields)}
+        for i, name in enumerate(kernel.scalar_states):
+            stored, offset = _field_and_offset(name.removeprefix("state."))
+            launcher.scalar_states[:, i] = addresses[row[stored]] + np.uint64(offset)
+        launcher.steps[:] = addresses[-1]
+
+    def read_hyperparameters(self) -> None:
+        for row, mapping in zip(self.launcher.hyper, self.hyper, strict=True):
+            for i, name in enumerate(self.kernel.hypers):
+                row[i] = mapping[name]
+
+
+def _state_getter(name: str) -> Callable[[LeafUpdate], torch.Tensor]:
+    return lambda leaf: leaf.state[name]
+
+
+class _Plan:
+    """Everything about a step that stays while the optimizer's tensors stay what they are."""
+
+    def __init__(self, leaves: Sequence[LeafUpdate]) -> None:
+        # Kept alive, so that no other object can come to have their identities.
+        self._owners = [(leaf.program, leaf.hyper) for leaf in leaves]
+        self._programs = [id(leaf.program) for leaf in leaves]
+        self._hypers = [id(leaf.hyper) for leaf in leaves]
+        programs = _lowered(leaves)
+        for i, leaf in enumerate(leaves):
+            problem = _refusal(leaf, programs[i])
+            if problem is not None:
+                raise Refused(f"leaf {i} of {len(leaves)}: {problem}")
+        self.groups = _make_groups(leaves, programs)
+        _check_agreement([group.kernel for group in self.groups])
+        self._elements = float(sum(group.launcher.elements for group in self.groups))
+        # Gradients to be copied, by leaf: into the parameter's layout, and out of lazy negation.
+        self._to_copy = [
+            i for i, x in enumerate(leaves) if x.g.is_neg() or not _is_laid_out_like(x.g, x.p)
+        ]
+        tensors = self._tensors(leaves)
+        self._same = _metadata_check(tensors)
+        self._addresses: list[int] = []
+
+    def fits(self, leaves: Sequence[LeafUpdate]) -> bool:
+        """Whether this plan is one for these leaves."""
+        return (
+            [id(leaf.program) for leaf in leaves] == self._programs
+            and [id(leaf.hyper) for leaf in leaves] == self._hypers
+            and self._same(self._tensors(leaves))
+        )
+
+    def _tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
+        """Every tensor of the step: by group, then by column, then by leaf."""
+        tensors: list[torch.Tensor] = []
+        for group in self.groups:
+            members = [leaves[i] for i in group.members]
+            for get in group.columns:
+                tensors += map(get, members)
+        return tensors
+
+    def run(self, leaves: Sequence[LeafUpdate]) -> bool:
+        if self._to_copy:
+            leaves = list(leaves)
+            for i in self._to_copy:
+                x = leaves[i]
+                g = _laid_out_like(x.p, x.g)
+                leaves[i] = LeafUpdate(x.program, x.p, g, x.state, x.step, x.hyper)
+        tensors = self._tensors(leaves)
+        self._read_addresses(tensors)
+        for group in self.groups:
+            group.read_hyperparameters()
+            group.launcher.gather(self._elements)
+        if not self._run_levels():
+            return False
+        torch.autograd.graph.increment_version(self._written(tensors))
+        return True
+
+    def _read_addresses(self, tensors: list[torch.Tensor]) -> None:
+        addresses = list(map(torch.Tensor.data_ptr, tensors))
+        if addresses == self._addresses:
+            return
+        self._addresses = []  # if something below raises, they are read again
+        table = np.array(addresses, np.uint64)
+        start = 0
+        for group in self.groups:
+            shape = len(group.columns), len(group.members)
+            end = start + shape[0] * shape[1]
+            group.write_addresses(table[start:end].reshape(shape))
+            start = end
+        _check_overlap(self.groups)
+        self._addresses = addresses
+
+    def _written(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """All but the gradients."""
+        written, start = [], 0
+        for group in self.groups:
+            n = len(group.members)
+            end = start + n * len(group.columns)
+            written += tensors[start : start + n] + tensors[start + 2 * n : end]
+            start = end
+        return written
+
+    def _run_levels(self) -> bool:
+        """All passes; the last one of every group, which writes, once it is known that the step is applied."""
+        levels = max(group.launcher.levels for group in self.groups)
+        for level in range(levels):
+            for group in self.groups:
+                if level < group.launcher.levels:
+                    group.launcher.evaluate(level)
+                if level < group.launcher.levels - 1:
+                    group.launcher.run_pass(level)
+            if len(self.groups) > 1:
+                _combine(self.groups, level)
+        if not all(group.launcher.is_applied() for group in self.groups):
+            return False
+        for group in self.groups:
+            group.launcher.run_pass(group.launcher.levels - 1)
+        for group in self.groups:
+            group.launcher.finish()
+        return True
+
+
+def _lowered(leaves: Sequence[LeafUpdate]) -> list[Program]:
+    known: dict[int, Program] = {}
+    for leaf in leaves:
+        if id(leaf.program) not in known:
+            known[id(leaf.program)] = _kept(leaf.program)
+    return [known[id(leaf.program)] for leaf in leaves]
+
+
+def _make_groups(leaves: Sequence[LeafUpdate], programs: Sequence[Program]) -> list[_Group]:
+    members: dict[tuple[int, tuple[tuple[str, str], ...]], list[int]] = {}
+    canonical: dict[Program, int] = {}
+    by_identity: dict[int, int] = {}
+    for i, (leaf, program) in enumerate(zip(leaves, programs, strict=True)):
+        if id(program) not in by_identity:
+            by_identity[id(program)] = canonical.setdefault(program, i)
+        members.setdefault((by_identity[id(program)], _leaf_formats(leaf, program)), []).append(i)
+    return [_make_group(leaves, programs[first], formats, which) for (first, formats), which in members.items()]
+
+
+def _leaf_formats(leaf: LeafUpdate, program: Program) -> tuple[tuple[str, str], ...]:
+    arrays, _ = _state_names(program)
+    states = ((f"state.{name}", _FORMATS[leaf.state[name].dtype]) for name in arrays)
+    return ("p", _FORMATS[leaf.p.dtype]), ("g", _FORMATS[leaf.g.dtype]), *states
+
+
+def _make_group(
+    leaves: Sequence[LeafUpdate], program: Program, formats: tuple[tuple[str, str], ...], members: list[int]
+) -> _Group:
+    hyper = {id(leaves[i].hyper): leaves[i].hyper for i in members}
+    position = {identity: k for k, identity in enumerate(hyper)}
+    hyper_of = [position[id(leaves[i].hyper)] for i in members]
+    sizes = [leaves[i].p.numel() for i in members]
+    return _Group(_kernel(program, formats), members, list(hyper.values()), hyper_of, sizes)
+
+
+@lru_cache(maxsize=1024)
+def _kernel(program: Program, formats: tuple[tuple[str, str], ...]) -> Kernel:
+    return Kernel(program, formats)
+
+
+# -- checks --------------------------------------------------------------------------------------------------------------
+
+
+def _metadata_check(tensors: list[torch.Tensor]) -> Callable[[list[torch.Tensor]], bool]:
+    """A test whether other tensors have the type, dtype, device, shape, strides and lazy bits of these, in order."""
+    try:
+        from torch._C._dynamo.guards import TensorGuards  # in C++: 80 ns a tensor instead of a microsecond
+
+        static = [[None] * x.dim() for x in tensors]
+        guards = TensorGuards(*tensors, dynamic_dims_sizes=static, dynamic_dims_strides=static)
+        if guards.check(*tensors):
+            count = len(tensors)
+            return lambda others: len(others) == count and bool(guards.check(*others))
+    except (ImportError, TypeError, RuntimeError):
+        pass
+    tensors_metadata = [_metadata(x) for x in tensors]
+    return lambda others: [_metadata(x) for x in others] == tensors_metadata
+
+
+def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
+    return type(x), x.dtype, x.device, x.shape, x.stride(), x.layout, x.is_neg()
+
+
+def _check_overlap(groups: Sequence[_Group]) -> None:
+    """Raise unless what is written is written by one leaf, and read as a gradient by none."""
+    written, read = zip(*(_intervals(group) for group in groups), strict=True)
+    intervals = np.concatenate(list(chain.from_iterable(written)))
+    intervals = intervals[intervals[:, 0] < intervals[:, 1]]
+    intervals = intervals[np.argsort(intervals[:, 0])]
+    if np.any(intervals[1:, 0] < intervals[:-1, 1]):
+        raise Refused("two parameters or states share memory")
+    gradients = np.concatenate(list(read))
+    gradients = gradients[gradients[:, 0] < gradients[:, 1]]
+    before = np.searchsorted(intervals[:, 1], gradients[:, 0], side="right")  # written intervals wholly before
+    begins = np.append(intervals[:, 0], np.iinfo(np.uint64).max)
+    if np.any(begins[before] < gradients[:, 1]):
+        raise Refused("a gradient shares memory with a parameter or a state")
+
+
+def _intervals(group: _Group) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """[begin, end) of what a group writes, and of its gradients."""
+    kernel, launcher = group.kernel, group.launcher
+    sizes = np.diff(launcher.starts).astype(np.uint64)
+    arrays = {}
+    for i, (name, kind) in enumerate(kernel.formats):
+        width = np.uint64(FORMATS[kind])
+        begin = launcher.buffers[:, i]
+        if np.any(begin % width):
+            raise Refused(f"{name} begins in the middle of a number")
+        arrays[name] = np.stack([begin, begin + sizes * width], axis=1)
+    gradients = arrays.pop("g")
+    # One scalar tensor may belong to several leaves: state of the whole model.
+    scalars = np.unique(launcher.scalar_states.reshape(-1))
+    counters = launcher.steps
+    four = np.uint64(4)
+    small = [np.stack([x, x + four], axis=1) for x in (scalars, counters)]
+    return [*arrays.values(), *small], gradients
+
+
+def _check_agreement(kernels: Sequence[Kernel]) -> None:
+    """Reductions over the whole model must be the same ones in every leaf."""
+    over_model = {tuple((r.level, r.is_max) for r in kernel.reductions if r.is_global) for kernel in kernels}
+    if len(over_model) > 1:
+        raise ValueError(
+            "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a "
+            "leaf's shape or name must call global_sum and global_max in every branch (on zeros_like(g) where it has "
+            "nothing to add)."
+        )
+
+
+def _combine(groups: Sequence[_Group], level: int) -> None:
+    """Give every group the model's totals; the k-th reduction over the model is the same one in each."""
+    tables = [
+        (group.launcher.totals, [k for k, r in enumerate(group.kernel.reductions) if r.is_global and r.level == level])
+        for group in groups
+    ]
+    if not tables[0][1]:
+        return
+    reductions = [r for r in groups[0].kernel.reductions if r.is_global and r.level == level]
+    parts = np.array([totals[which] for totals, which in tables])
+    for k, r in enumerate(reductions):
+        total = np.max(parts[:, k]) if r.is_max else np.sum(parts[:, k])  # the sums are exact; NaN wins
+        for totals, which in tables:
+            totals[which[k]] = total

@@ -1,0 +1,438 @@
+"""A lowered program as C text, the same for the CPU and for CUDA.
+
+For each level of a program (its scalars, then a pass over the arrays up to the next reductions) two functions are
+printed: `scalars_N`, which evaluates float64 scalars from and into the slots of a row, and `element_N`, which takes
+one element of each array it reads and gives one of each it writes or reduces.  What a primitive is, is said in
+`arithmetic.h`; around the elements `host.h` or `device.h` put a loop.  Nothing here knows any rule.
+
+A row holds what leaves with the same scalars share: `slots` (float64: counts, hyperparameters, scalar state, results
+of reductions, scalars a later level needs) and `meets` (scalars rounded to the arrays' dtype, where they meet).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+
+from trainfn.program import Node, Phase, Program, Sort
+
+FORMATS: Mapping[str, int] = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+
+# The first slots of every row.
+STEP, COUNT_LEAF, COUNT_GLOBAL, FIRST_HYPER = range(4)
+_COUNTS = {"step": STEP, "count.leaf": COUNT_LEAF, "count.global": COUNT_GLOBAL}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How one reduction is accumulated: `kind` names it in the text below."""
+
+    node: int
+    level: int
+    kind: str
+    is_global: bool
+    slot: int
+
+    @property
+    def is_max(self) -> bool:
+        return self.kind != "sum"
+
+    @property
+    def initial(self) -> float:
+        return -math.inf if self.kind == "max" else 0.0
+
+
+# For each kind of reduction: the type of its accumulator, where it starts, and how it becomes a double.
+_ACCUMULATORS = {
+    "sum": ("double", "0.0", "{}"),
+    "max": ("ordinal", "ordered((real)-INFINITE)", "of_ordered({})"),
+    "size": ("ordinal", "0", "of_size({})"),
+    "square": ("ordinal", "0", "square_of_size({})"),
+    "product": ("i64", "0", "of_size_of_product({})"),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A lowered program with the dtype each array is stored in: what one compiled text does.
+
+    formats: `p`, `g` and `state.*` to names of FORMATS, in the order of the buffer table.
+    """
+
+    program: Program
+    formats: tuple[tuple[str, str], ...]
+    _slot_of: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def buffers(self) -> dict[str, int]:
+        return {name: i for i, (name, _) in enumerate(self.formats)}
+
+    @cached_property
+    def format(self) -> dict[str, str]:
+        return dict(self.formats)
+
+    @property
+    def is_double(self) -> bool:
+        return self.format["p"] == "float64"
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.program.phases
+
+    # -- rows of scalars -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def scalar_states(self) -> tuple[str, ...]:
+        """Names of the scalars kept from step to step, as the program spells them."""
+        read = [n for n in self.program.inputs(Sort.SCALAR) if n.startswith("state.")]
+        written = [n for n, i in self.program.outputs if self._is_scalar(i) and n.startswith("state.")]
+        return tuple(dict.fromkeys(read + written))
+
+    @cached_property
+    def hypers(self) -> tuple[str, ...]:
+        """Names of all other scalars the program is given, beyond the step and the counts."""
+        states = set(self.scalar_states)
+        return tuple(n for n in self.program.inputs(Sort.SCALAR) if n not in _COUNTS and n not in states)
+
+    @cached_property
+    def slots(self) -> dict[int, int]:
+        """Slot of each scalar node that outlives its level."""
+        named = dict(_COUNTS)
+        for name in self.hypers + self.scalar_states:
+            named[name] = len(named)
+        slots: dict[int, int] = {}
+        free = len(named)
+        for i, node in enumerate(self.program.nodes):
+            if node.op == "input" and not node.sort.is_elementwise:
+                slots[i] = named[str(node.static)]
+            elif node.is_reduction or i in self._kept:
+                slots[i] = free
+                free += 1
+        return slots
+
+    @cached_property
+    def slot_count(self) -> int:
+        return max([FIRST_HYPER + len(self.hypers) + len(self.scalar_states), *(s + 1 for s in self.slots.values())])
+
+    @cached_property
+    def _kept(self) -> frozenset[int]:
+        """Scalars computed at one level and read at a later one, by a reduction or by whoever takes the outputs."""
+        nodes, levels = self.program.nodes, self.program.levels
+        kept = {i for _, i in self.program.outputs if self._is_scalar(i)}
+        for i, node in enumerate(nodes):
+            for a in node.args:
+                if self._is_scalar(a) and nodes[a].op != "const":
+                    is_later = not node.sort.is_elementwise and not node.is_reduction and levels[i] > levels[a]
+                    if is_later or node.is_reduction:
+                        kept.add(a)
+        return frozenset(kept)
+
+    def _is_scalar(self, index: int) -> bool:
+        return not self.program.nodes[index].sort.is_elementwise
+
+    @cached_property
+    def meets(self) -> dict[int, int]:
+        """For each scalar that enters array arithmetic, where the row keeps it rounded."""
+        sources = [n.args[0] for n in self.program.nodes if n.op in ("meet", "fill")]
+        return {source: k for k, source in enumerate(dict.fromkeys(sources))}
+
+    @cached_property
+    def reductions(self) -> tuple[Reduction, ...]:
+        return tuple(
+            Reduction(i, level, self._kind(self.program.nodes[i]), self.program.nodes[i].static == "global", self.slots[i])
+            for level, phase in enumerate(self.phases)
+            for i in phase.reductions
+        )
+
+    def _kind(self, node: Node) -> str:
+        if node.op != "max_abs":
+            return "max" if node.op == "max" else "sum"
+        if len(node.args) == 1:
+            return "size"
+        return "square" if node.args[0] == node.args[1] else "product"
+
+    @cached_property
+    def has_row_for_each_tensor(self) -> bool:
+        """Whether leaves with equal steps and hyperparameters may have different scalars."""
+        of_leaf = any(not r.is_global for r in self.reductions)
+        return of_leaf or bool(self.scalar_states) or "count.leaf" in self.program.inputs(Sort.SCALAR)
+
+    @cached_property
+    def applied_slot(self) -> int:
+        """Slot of the flag that says whether anything happens; -1 if it always does."""
+        return self.slots[self.program.output["applied"]] if "applied" in self.program.output else -1
+
+    @cached_property
+    def stored_scalars(self) -> tuple[int, ...]:
+        """For each scalar state the slot of its next value; -1 if it stays."""
+        output = self.program.output
+        return tuple(self.slots[output[n]] if n in output else -1 for n in self.scalar_states)
+
+    def writes(self, phase: Phase) -> tuple[str, ...]:
+        return tuple(n for n in phase.writes if n in self.buffers)
+
+    def text(self) -> str:
+        """The printed program, to stand between `arithmetic.h` and a driver."""
+        return "\n".join(_text(self)) + "\n"
+
+
+def host_source(kernel: Kernel) -> str:
+    """A whole C translation unit for the CPU."""
+    flushed = "defined(__x86_64__) || defined(__i386__)"
+    head = [f"#define REAL_IS_DOUBLE {int(kernel.is_double)}"]
+    head += [f"#if {flushed}", "#define FLUSHED_BY_HARDWARE 1", "#else", "#define FLUSHED_BY_HARDWARE 0", "#endif"]
+    return "\n".join([*head, header("arithmetic.h"), kernel.text(), *_host_passes(kernel), header("host.h")])
+
+
+def header(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+# -- sizes and tables --------------------------------------------------------------------------------------------------
+
+
+def _text(kernel: Kernel) -> Iterator[str]:
+    yield from _sizes(kernel)
+    for level, phase in enumerate(kernel.phases):
+        yield from _scalars(kernel, level, phase)
+        if _has_pass(kernel, phase):
+            yield from _element(kernel, level, phase)
+
+
+def _sizes(kernel: Kernel) -> Iterator[str]:
+    sizes = {
+        "BUFFERS": len(kernel.formats),
+        "SLOTS": kernel.slot_count,
+        "MEETS": len(kernel.meets),
+        "HYPERS": len(kernel.hypers),
+        "SCALAR_STATES": len(kernel.scalar_states),
+        "REDUCTIONS": len(kernel.reductions),
+        "LEVELS": len(kernel.phases),
+        "APPLIED": kernel.applied_slot,
+        "ROW_FOR_EACH_TENSOR": int(kernel.has_row_for_each_tensor),
+        "STEP": STEP,
+        "COUNT_LEAF": COUNT_LEAF,
+        "COUNT_GLOBAL": COUNT_GLOBAL,
+        "FIRST_HYPER": FIRST_HYPER,
+    }
+    yield "enum { " + ", ".join(f"{name} = {size}" for name, size in sizes.items()) + " };"
+    yield "typedef struct { int level, is_max, is_global, slot; double initial; } Reduction;"
+    rows = [
+        f"{{{r.level}, {int(r.is_max)}, {int(r.is_global)}, {r.slot}, {'-' * (r.initial < 0)}"
+        f"{'__builtin_inf()' if r.initial < 0 else '0.0'}}}"
+        for r in kernel.reductions
+    ] or ["{-1, 0, 0, 0, 0.0}"]
+    yield f"TABLE Reduction reductions[] = {{{', '.join(rows)}}};"
+    yield f"TABLE int stored_scalars[] = {{{', '.join(map(str, kernel.stored_scalars)) or '-1'}}};"
+
+
+def _has_pass(kernel: Kernel, phase: Phase) -> bool:
+    return bool(phase.reductions or kernel.writes(phase))
+
+
+# -- scalars -----------------------------------------------------------------------------------------------------------
+
+
+def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
+    nodes = kernel.program.nodes
+    computed = [i for i in phase.scalars if nodes[i].op not in ("input", "const")]
+    inside = set(computed)
+    met = {source: k for source, k in kernel.meets.items() if kernel.program.levels[source] == level}
+    read = {a for i in computed for a in nodes[i].args} | set(met)
+    yield f"INLINE void scalars_{level}(double *s, real *k) {{"
+    for i in sorted(read - inside):
+        if nodes[i].op != "const":
+            flag = nodes[i].sort is Sort.FLAG
+            yield f"    const {'int' if flag else 'double'} v{i} = s[{kernel.slots[i]}]{' != 0.0' if flag else ''};"
+    for i in computed:
+        yield f"    const {'int' if nodes[i].sort is Sort.FLAG else 'double'} v{i} = {_call('s', nodes[i], nodes)};"
+    for i in phase.scalars:
+        if i in kernel._kept and nodes[i].op != "input":
+            yield f"    s[{kernel.slots[i]}] = {_name(i, nodes)};"
+    for source, k in met.items():
+        flag = nodes[source].sort is Sort.FLAG
+        yield f"    k[{k}] = {f'(real){_name(source, nodes)}' if flag else f'meet({_name(source, nodes)})'};"
+    yield "    (void)s, (void)k;"
+    yield "}"
+
+
+def _call(prefix: str, node: Node, nodes: tuple[Node, ...]) -> str:
+    of_conditions = node.op == "where" and node.sort in (Sort.FLAG, Sort.MASK)
+    suffix = ("_flag" if prefix == "s" else "_mask") if of_conditions else ""
+    return f"{prefix}_{node.op}{suffix}({', '.join(_name(a, nodes) for a in node.args)})"
+
+
+def _name(index: int, nodes: tuple[Node, ...]) -> str:
+    node = nodes[index]
+    return _literal(node.static) if node.op == "const" else f"v{index}"
+
+
+def _literal(value: object) -> str:
+    assert isinstance(value, float)
+    if math.isnan(value):
+        return "NOT_A_NUMBER"
+    if math.isinf(value):
+        return "INFINITE" if value > 0 else "(-INFINITE)"
+    return f"({value.hex()})" if math.copysign(1.0, value) < 0 else value.hex()
+
+
+# -- elements ----------------------------------------------------------------------------------------------------------
+
+# Operations that pass on bits without looking whether they are those of a subnormal number.
+_MOVES = frozenset({"where", "neg", "abs", "stored"})
+
+
+def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
+    """One element: met scalars, grids and loaded values come in, values to be stored and summands go out."""
+    nodes = kernel.program.nodes
+    parameters = [*(f"{_type(nodes[i])} v{i}" for i in _incoming(kernel, phase))]
+    parameters += [f"double v{i}" for i in _grids(kernel, phase)]
+    parameters += [f"real *to_{_identifier(name)}" for name in kernel.writes(phase)]
+    parameters += [f"{_ACCUMULATORS[r.kind][0]} *to_{r.node}" for r in _reductions_of(kernel, level)]
+    yield f"INLINE void element_{level}({', '.join(parameters)}) {{"
+    for i in phase.elementwise:
+        if nodes[i].op == "stored":
+            yield f"    const real v{i} = STORED({kernel.format['p']}, v{nodes[i].args[0]});"
+        elif nodes[i].op not in ("input", "meet", "fill"):
+            yield f"    const {_type(nodes[i])} v{i} = {_call('a', nodes[i], nodes)};"
+    for name in kernel.writes(phase):
+        yield f"    *to_{_identifier(name)} = v{kernel.program.output[name]};"
+    for r in _reductions_of(kernel, level):
+        yield f"    *to_{r.node} = {_summand(r, nodes)};"
+    yield "}"
+
+
+def _type(node: Node) -> str:
+    return "int" if node.sort is Sort.MASK else "real"
+
+
+def _identifier(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def _incoming(kernel: Kernel, phase: Phase) -> list[int]:
+    return [i for i in phase.elementwise if kernel.program.nodes[i].op in ("input", "meet", "fill")]
+
+
+def _grids(kernel: Kernel, phase: Phase) -> list[int]:
+    """Scalars that reductions take as they are."""
+    nodes = kernel.program.nodes
+    arguments = [a for r in phase.reductions for a in nodes[r].args]
+    return [a for a in dict.fromkeys(arguments) if not nodes[a].sort.is_elementwise]
+
+
+def _reductions_of(kernel: Kernel, level: int) -> list[Reduction]:
+    return [r for r in kernel.reductions if r.level == level]
+
+
+def _summand(r: Reduction, nodes: tuple[Node, ...]) -> str:
+    node = nodes[r.node]
+    factors = [f"v{a}" for a in node.args if nodes[a].sort.is_elementwise]
+    product = " , ".join(f"(double){f}" for f in factors)
+    wide = f"DOUBLE_MUL({product})" if len(factors) == 2 else product
+    if r.kind == "max":
+        return f"ordered({factors[0]})"
+    if r.kind in ("size", "square"):
+        return f"size_of({factors[0]})"
+    if r.kind == "product":
+        return f"size_of_product({wide})"
+    grids = [_name(a, nodes) for a in node.args if not nodes[a].sort.is_elementwise]
+    if len(grids) == 1:
+        return f"on_grid({wide}, {grids[0]})"
+    return f"on_grid(DOUBLE_SUB({wide}, on_grid({wide}, {grids[0]})), {grids[1]})"
+
+
+# -- the loop on the host ------------------------------------------------------------------------------------------------
+
+
+def _host_passes(kernel: Kernel) -> Iterator[str]:
+    for level, phase in enumerate(kernel.phases):
+        if _has_pass(kernel, phase):
+            yield from _host_pass(kernel, level, phase)
+    names = ", ".join(f"scalars_{n}" for n in range(len(kernel.phases)))
+    yield f"static void (*const scalars[])(double *, real *) = {{{names}}};"
+    passes = ", ".join(f"pass_{n}" if _has_pass(kernel, f) else "0" for n, f in enumerate(kernel.phases))
+    yield (
+        "static void (*const passes[])(char *const *, i64, i64, const real *, const double *, double *) = "
+        f"{{{passes}}};"
+    )
+
+
+def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
+    nodes = kernel.program.nodes
+    writes, reductions = kernel.writes(phase), _reductions_of(kernel, level)
+    yield "/* Not inlined: its arithmetic must stay behind the change of the floating-point environment. */"
+    yield f"static __attribute__((noinline)) void pass_{level}(char *const *buffers, i64 from, i64 n, const real *k,"
+    yield "                                             const double *s, double *parts) {"
+    yield from (f"    {line}" for line in _pointers(kernel, phase, writes))
+    yield from (f"    {line}" for line in _invariants(kernel, phase))
+    for r in reductions:
+        kind, start, _ = _ACCUMULATORS[r.kind]
+        yield f"    {kind} total_{r.node} = {start};"
+    yield _simd(reductions)
+    yield "    for (i64 i = 0; i < n; ++i) {"
+    yield from (f"        {line}" for line in _loads(kernel, phase))
+    yield from (f"        real new_{_identifier(name)};" for name in writes)
+    yield from (f"        {_ACCUMULATORS[r.kind][0]} part_{r.node};" for r in reductions)
+    arguments = [f"v{i}" for i in _incoming(kernel, phase) + _grids(kernel, phase)]
+    arguments = [a if not a[1:].isdigit() else _name(int(a[1:]), nodes) for a in arguments]
+    arguments += [f"&new_{_identifier(name)}" for name in writes] + [f"&part_{r.node}" for r in reductions]
+    yield f"        element_{level}({', '.join(arguments)});"
+    for name in writes:
+        yield f"        STORE({kernel.format[name]}, {_identifier(name)}, i, new_{_identifier(name)});"
+    for r in reductions:
+        total, part = f"total_{r.node}", f"part_{r.node}"
+        yield f"        {total} = {f'{part} > {total} ? {part} : {total}' if r.is_max else f'{total} + {part}'};"
+    yield "    }"
+    for k, r in enumerate(kernel.reductions):
+        if r.level == level:
+            yield f"    parts[{k}] = {_ACCUMULATORS[r.kind][2].format(f'total_{r.node}')};"
+    yield "    (void)k, (void)s, (void)parts;"
+    yield "}"
+
+
+def _pointers(kernel: Kernel, phase: Phase, writes: tuple[str, ...]) -> Iterator[str]:
+    for name, position in kernel.buffers.items():
+        if name in phase.reads or name in writes:
+            kind = f"stored_{kernel.format[name]}"
+            const = "" if name in writes else "const "
+            yield f"{const}{kind} *restrict {_identifier(name)} = ({const}{kind} *)buffers[{position}] + from;"
+
+
+def _invariants(kernel: Kernel, phase: Phase) -> Iterator[str]:
+    nodes = kernel.program.nodes
+    for i in _incoming(kernel, phase):
+        if nodes[i].op != "input":
+            where = f"k[{kernel.meets[nodes[i].args[0]]}]"
+            mask = nodes[i].sort is Sort.MASK
+            yield f"const {_type(nodes[i])} v{i} = {where}{' != 0' if mask else ''};"
+    for i in _grids(kernel, phase):
+        if nodes[i].op != "const":
+            yield f"const double v{i} = s[{kernel.slots[i]}];"
+
+
+def _loads(kernel: Kernel, phase: Phase) -> Iterator[str]:
+    nodes = kernel.program.nodes
+    for i in _incoming(kernel, phase):
+        if nodes[i].op == "input":
+            name = str(nodes[i].static)
+            load = "LOAD_MOVED" if _is_moved(kernel, phase, i) else "LOAD"
+            yield f"const real v{i} = {load}({kernel.format[name]}, {_identifier(name)}, i);"
+
+
+def _is_moved(kernel: Kernel, phase: Phase, index: int) -> bool:
+    """Whether an input's bits may reach memory, or a maximum, without passing through arithmetic."""
+    nodes = kernel.program.nodes
+    written = {kernel.program.output[name] for name in kernel.writes(phase)}
+    by_bits = {a for r in phase.reductions if nodes[r].op in ("max", "max_abs") for a in nodes[r].args}
+    users = [nodes[i] for i in phase.elementwise if index in nodes[i].args]
+    return index in written or index in by_bits or any(n.op in _MOVES for n in users)
+
+
+def _simd(reductions: list[Reduction]) -> str:
+    """Tells the compiler that iterations are independent, up to sums and maxima that may be formed in any order."""
+    clauses = [f"reduction({'max' if r.is_max else '+'} : total_{r.node})" for r in reductions]
+    return " ".join(["#pragma omp simd", *clauses])
