@@ -8,6 +8,7 @@ for it as a number, handing it to numpy - is refused with the verb that says the
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -379,13 +380,11 @@ def lift(graph: Graph, op: str, operand: Any) -> Value:
             f"{op} was given an array of shape {operand.shape} from outside the rule. A rule computes with its step, "
             "state, gradient, parameter, hyperparameters and Python numbers only."
         )
-    try:
-        number = float(operand)
-    except (TypeError, ValueError):
+    if not isinstance(operand, numbers.Real):
         raise TraceError(
             f"{op} was given {operand!r} ({type(operand).__name__}), which is neither a traced value nor a number."
-        ) from None
-    return graph.constant(number)
+        )
+    return graph.constant(float(operand))
 
 
 def _check_sorts(op: str, values: list[Value]) -> None:
