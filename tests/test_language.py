@@ -1,0 +1,73 @@
+"""The design note's algorithms run as printed there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import trainfn as tf
+from tests.executions import EXECUTIONS, run_reference
+from tests.inputs import numbers
+
+NOTE = Path(__file__).parents[1] / "docs" / "language.md"
+HEADER = """
+from typing import NamedTuple
+from trainfn import Array, LeafPair, ModelPair, rule
+from trainfn.verbs import *
+"""
+
+
+def _rules() -> dict[str, Any]:
+    scope: dict[str, Any] = {"__name__": __name__}
+    blocks = re.findall(r"```python\n(.*?)```", NOTE.read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    exec(compile(HEADER + "\n".join(blocks), str(NOTE), "exec", dont_inherit=True), scope)
+    return scope
+
+
+RULES = _rules()
+globals().update({name: RULES[name] for name in ("Distance", "Fast")})
+
+
+def _quadratic_descent(rule: tf.Rule, steps: int) -> float:
+    """The distance to the minimum of |p - 1|^2 / 2, before over after."""
+    from trainfn import reference
+
+    params = {"p": numbers(1, (20,))}
+    begin = float(np.linalg.norm(params["p"] - 1))
+    state = reference.init(rule, params)
+    for _ in range(steps):
+        updates, state = reference.update(rule, state, {"p": params["p"] - 1}, params)
+        params = {"p": params["p"] + updates["p"]}
+    return begin / float(np.linalg.norm(params["p"] - 1))
+
+
+def test_prodigy_finds_its_step_size() -> None:
+    assert _quadratic_descent(RULES["prodigy"](), 300) > 5
+
+
+def test_schedule_free_descends() -> None:
+    assert _quadratic_descent(RULES["schedule_free_sgd"](), 100) > 5
+
+
+def test_sam_perturbation_has_the_length_asked_for() -> None:
+    params = {"a": numbers(1, (4, 3)), "b": numbers(2, (5,))}
+    path = run_reference(RULES["sam_perturbation"](rho=0.5), params, [params])
+    moved = np.concatenate([np.ravel(path[0][f"{k}/p"] - p) for k, p in params.items()])
+    np.testing.assert_allclose(np.linalg.norm(moved), 0.5, rtol=1e-5)
+
+
+def test_all_executions_agree_on_them() -> None:
+    from tests.bits import assert_same_bits
+
+    shapes = {"a": (4, 3), "b": (5,)}
+    params = {k: numbers(i, s) for i, (k, s) in enumerate(shapes.items())}
+    grads = [{k: numbers(10 * n + i, s) for i, (k, s) in enumerate(shapes.items())} for n in range(1, 5)]
+    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"]()):
+        expected = run_reference(rule, params, grads)
+        for name, execution in EXECUTIONS.items():
+            for n, (ours, theirs) in enumerate(zip(expected, execution(rule, params, grads), strict=True)):
+                assert_same_bits(ours, theirs, f"{rule.name} on {name}, step {n}")
