@@ -1,0 +1,4 @@
+"""trainfn for PyTorch: any rule as a `torch.optim.Optimizer`, any schedule on torch's numbers."""
+
+from trainfn_torch.optimizer import Optimizer as Optimizer
+from trainfn_torch.scalars import evaluate_schedule as evaluate_schedule

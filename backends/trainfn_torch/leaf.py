@@ -1,17 +1,10 @@
 """What every execution is handed: one parameter with its gradient, state and hyperparameters, as tensors.
 
-An execution is a module (`fused`, `foreach`, `single`) with two functions.
-
-`accepts(leaf)` says whether it can take this parameter with its state.  It is asked when the parameter's state is made
-or the memory behind parameter or state is exchanged, not at every step; any dense gradient of the parameter's shape
-must then be coped with, whatever its layout or dtype.
-
-`step(leaves, updates)` carries the whole update out in place: `p`, `state`, `step`, and `updates`, the 0-d float32
-count of updates applied to the model (None where another execution advances it).  Where the program has an output
-`applied`, nothing changes unless it holds for every leaf.  State of the model is one tensor shared by all leaves:
-each leaf's program computes the same number for it, which is stored once.  Programs whose leaves depend on each other
-(reductions over the model, state of the model) are handed to one execution, all leaves together, even on several
-devices.
+An execution (`foreach.step`, `single.step`, `fused.Fused().step`) takes leaves and carries their update out in place:
+parameters, states and step counters, behind autograd's back only if it tells autograd.  It returns whether the update
+was applied: a bool, or a 0-d bool tensor where only a device knows.  Where the program has an output `applied`, nothing
+changes unless it holds for every leaf.  State of the model is one tensor shared by all leaves: each leaf's program
+computes the same number for it.  Leaves that need each other (`is_coupled`) are handed over together.
 """
 
 from __future__ import annotations
@@ -42,6 +35,8 @@ class LeafUpdate:
     hyper: every scalar input of the program but `step` and the counts (hyperparameters, `value`, `grad_scale`,
         `found_inf`), as Python floats or 0-d tensors.  Leaves of one group share one mapping object.
     model: names in `state` that belong to the whole model.
+    age: leaves of equal age have been updated together since their steps were equal, so that an execution that cannot
+        read `step` without waiting for a device knows which steps are equal.
     """
 
     program: Program
@@ -51,6 +46,7 @@ class LeafUpdate:
     step: torch.Tensor
     hyper: Mapping[str, Any]
     model: frozenset[str] = frozenset()
+    age: int = 0
 
     def is_array(self, name: str) -> bool:
         """Whether a field of the state has one number per parameter."""

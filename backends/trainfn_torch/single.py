@@ -21,6 +21,7 @@ import torch
 
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
+from trainfn.program import Sort
 from trainfn_torch.leaf import LeafUpdate
 from trainfn_torch.scalars import TABLE, load, on
 from trainfn_torch.tensors import plain, reduce_over_mesh
@@ -29,35 +30,30 @@ from trainfn_torch.tensors import plain, reduce_over_mesh
 _FLUSHED_BELOW = 2.0**-126 - 2.0**-151
 
 
-def accepts(leaf: LeafUpdate) -> bool:
-    return True
-
-
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> None:
-    """Carry out an update of these leaves in place."""
+def step(leaves: Sequence[LeafUpdate]) -> bool | torch.Tensor:
+    """Carry out an update of these leaves in place; returns whether it was applied."""
     total = float(sum(leaf.p.numel() for leaf in leaves))
-    applied = is_applied([_call(leaf, total, ("applied",)) for leaf in leaves])
+    applied: Any = True
+    if "applied" in leaves[0].program.output:
+        applied = is_applied([_call(leaf, total, ("applied",)) for leaf in leaves])
     if applied is False:
-        return
+        return False
     together = [leaves] if leaves[0].is_coupled else [[leaf] for leaf in leaves]
     for some in together:
         results = run([_call(leaf, total, written(leaf)) for leaf in some], TABLE)
         for leaf, result in zip(some, results, strict=True):
             _store(leaf, result, applied)
-    count(leaves, updates, applied)
+    count([leaf.step for leaf in leaves], applied)
+    return applied
 
 
 def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
     program = lower(leaf.program.keep(outputs))
     p = plain(leaf.p)
-    inputs = {
-        "p": widen(p),
-        "g": widen(plain(leaf.g), like=p),
-        **{f"state.{k}": widen(plain(x), like=p) for k, x in array_state(leaf).items()},
-        **scalar_inputs(leaf, total),
-    }
-    return Call(program, inputs, arrays(leaf.p))
+    stored = {"p": leaf.p, "g": leaf.g, **{f"state.{k}": x for k, x in array_state(leaf).items()}}
+    read = {name: widen(plain(stored[name]), like=p) for name in program.inputs(Sort.ARRAY)}
+    return Call(program, {**read, **scalar_inputs(leaf, total)}, arrays(leaf.p))
 
 
 # -- what executions share ---------------------------------------------------------------------------------------------
@@ -86,8 +82,6 @@ def scalar_inputs(leaf: LeafUpdate, total: float) -> dict[str, Any]:
 
 def is_applied(calls: Sequence[Call]) -> Any:
     """Whether the update happens: a bool, or a 0-d tensor where only a device knows."""
-    if "applied" not in calls[0].program.output:
-        return True
     flags = [result["applied"] for result in run(calls, TABLE)]
     applied = flags[0]
     for flag in flags[1:]:
@@ -95,13 +89,12 @@ def is_applied(calls: Sequence[Call]) -> Any:
     return applied
 
 
-def count(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None, applied: Any) -> None:
-    """Advance the counters of an update that is applied."""
-    steps = [leaf.step for leaf in leaves] + ([] if updates is None else [updates])
+def count(counters: Sequence[torch.Tensor], applied: Any) -> None:
+    """Advance counters by an update that is applied."""
     if applied is True:
-        torch._foreach_add_(steps, 1)
-    else:
-        for counter in steps:
+        torch._foreach_add_(list(counters), 1)
+    elif applied is not False:
+        for counter in counters:
             counter.add_(on(counter.device, applied))
 
 

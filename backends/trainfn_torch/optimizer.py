@@ -1,0 +1,456 @@
+"""Any rule as a `torch.optim.Optimizer`.
+
+    optimizer = trainfn_torch.Optimizer(model.named_parameters(), adamw(lr=warmup_cosine(...)))
+
+What a training loop may do with torch's own optimizers it may do with this one: hooks, closures, schedulers, gradient
+scalers, checkpoints plain and distributed, `named_parameters`, FSDP2.  This module holds the contract with torch; the
+mathematics is the rule's, the arithmetic an execution's (`fused`, `foreach`, `single`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+
+from trainfn.program import Program
+from trainfn.rule import Definition, Rule
+from trainfn.trace import Leaf
+from trainfn.wrappers.skip import maximize as ascend
+from trainfn.wrappers.skip import unscale
+from trainfn_torch import checkpoint, executions, pickling
+from trainfn_torch import groups as grouping
+from trainfn_torch import state as states
+from trainfn_torch.groups import Group
+from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.names import Names
+from trainfn_torch.single import count
+from trainfn_torch.tensors import is_overlapping, is_sharded, placed_like, plain, real
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+_FROM_SCALER = ("grad_scale", "found_inf")
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Updates `params` in place by `rule`.
+
+    params: as for torch.optim: tensors, (name, tensor) pairs or groups.  A group may set any hyperparameter of the rule.
+    rule: a rule with its hyperparameters, such as `adamw(lr=1e-3)` or a chain.
+    maximize: ascend instead of descend.
+    execution: how the arithmetic is done, `"fused"`, `"foreach"` or `"single"`; None takes the fastest that applies.
+    unscales: whether `step` does what a GradScaler asks, in the same pass and without waiting for the device; with
+        False the scaler unscales the gradients itself, as some training loops that clip in between insist on.
+    """
+
+    # On the class, because instances lose attributes when torch copies them.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        *,
+        maximize: bool = False,
+        execution: str | None = None,
+        unscales: bool = True,
+    ) -> None:
+        if not isinstance(rule, Rule):
+            hint = f" Write {rule.name}() for its defaults." if isinstance(rule, Definition) else ""
+            raise TypeError(f"an Optimizer takes a rule with its hyperparameters, such as adamw(lr=1e-3), not {rule!r}.{hint}")
+        self.rule = rule
+        self.execution = execution
+        if not unscales:
+            self._step_supports_amp_scaling = False
+        self._groups: list[Group] = []
+        self._updates = torch.zeros((), dtype=torch.float32)
+        self._model: dict[str, torch.Tensor] = {}
+        self._given: list[torch.Tensor] = []  # in the user's order, which splitting groups loses
+        self._forget()
+        defaults = self._defaults() | {"maximize": maximize}
+        super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        """Drop what is only remembered to save time."""
+        self._names = Names(self.rule)
+        self._slots: dict[torch.Tensor, _Slot] = {}
+        self._variants: dict[tuple[bool, bool], Rule] = {}
+        self._programs: dict[Program, Program] = {}
+        self._executor = executions.Executor(self.execution)
+
+    def _defaults(self) -> dict[str, Any]:
+        """The rule's numbers under torch's keys: schedulers look there for what they may write."""
+        values = {n: v for n, v in self.rule.hyper.items() if not checkpoint.is_leaf_function(v)}
+        keys = [key for key in self._names.keys if all(n in values for n in key.hyper)]
+        defaults: dict[str, Any] = {}
+        grouping.fill(self.rule, keys, defaults, values, self._updates)
+        return defaults
+
+    # -- parameter groups ----------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; it is split where functions of the leaf give its parameters different hyperparameters."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        before = len(self.param_groups)
+        given = _tensors_and_names(param_group)[0]
+        try:
+            for group, own in self._split(param_group):
+                super().add_param_group(group)
+                group["params"], names = _without_repetition(group["params"], group.get("param_names"))
+                if names is not None:
+                    group["param_names"] = names
+                self._groups.append(own)
+        except BaseException:
+            del self.param_groups[before:], self._groups[before:]
+            raise
+        self._given += given or []
+        if not before and self.param_groups:
+            self._start_model()
+        self._share()
+
+    def _split(self, given: dict[str, Any]) -> list[tuple[dict[str, Any], Group]]:
+        tensors, names = _tensors_and_names(given)
+        if tensors is None:
+            super().add_param_group(dict(given))  # raises what torch raises
+            raise TypeError(f"parameters must be tensors or (name, tensor) pairs, not {given['params']!r}.")
+        leaves = [Leaf(names[i] if names else "", tuple(p.shape)) for i, p in enumerate(tensors)]
+        for leaf, p in zip(leaves, tensors, strict=True):
+            _check_parameter(p, leaf)
+        model = {f.name for f in self.rule.fields if f.is_of_model}
+        others = {k: v for k, v in given.items() if k not in model and k != states.UPDATES}
+        values = {**self.rule.hyper, **grouping.normalise(self.rule, self._names, others)}
+        resolved = [grouping.resolve(self.rule, values, leaf) for leaf in leaves or [Leaf()]]
+        kept = {k: v for k, v in others.items() if k in grouping.KEYS_OF_OTHERS or isinstance(v, str)}
+        made = []
+        for indices in grouping.split(resolved):
+            group = {**kept, "params": [tensors[i] for i in indices if tensors]}
+            if names is not None:
+                group["param_names"] = [names[i] for i in indices]
+            own = grouping.fill(self.rule, self._names.keys, group, resolved[indices[0]], self._updates)
+            made.append((group, own))
+        if len(made) == 1:  # the user's own dictionary, as torch would use it
+            group, own = made[0]
+            given.clear()
+            given.update(group)
+            made = [(given, own)]
+        return made
+
+    def _start_model(self) -> None:
+        """State of the model begins with the first group."""
+        group, own = self.param_groups[0], self._groups[0]
+        if group["params"]:
+            p = group["params"][0]
+            leaf = Leaf(_name(group, 0), tuple(p.shape))
+            hyper = grouping.read(self.rule, self._names.keys, group, own)
+            with torch.no_grad():
+                self._model = states.initial_of_model(self.rule, leaf, p, hyper)
+            self._place(p)
+
+    def _share(self) -> None:
+        """Every group holds the same tensors for what belongs to the model: the keys of `state` are parameters only."""
+        for group in self.param_groups:
+            group[states.UPDATES] = self._updates
+            group.update(self._model)
+
+    def _place(self, p: torch.Tensor) -> None:
+        """Keep the model's numbers where the parameters are, so that a step waits for no device."""
+        device = plain(p).device
+        if device != self._updates.device and self._updates.device.type == "cpu" and device.type != "meta":
+            self._updates = self._updates.to(device)
+            self._model = {name: x.to(device) for name, x in self._model.items()}
+            self._share()
+            for group, own in zip(self.param_groups, self._groups, strict=False):
+                grouping.own_values(self._names.keys, group, own, self._updates)
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None) -> Any:  # type: ignore[override]
+        """Update every parameter that has a gradient; returns what `closure` returns.
+
+        closure: computes the loss anew, gradients included.
+        value: the loss, for rules that ask for it; the closure's is taken otherwise.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._update(loss if value is None else value)
+        return loss
+
+    def _update(self, value: Any) -> None:
+        extras = self._extras(value)
+        scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
+        self._check_gradients()
+        self._adopt_numbers_of_model()
+        for group, own in zip(self.param_groups, self._groups, strict=True):
+            grouping.refuse_two_owners(self.rule, group, own)
+            if self._updates.device.type == "cpu":
+                grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+        slots = self._collect(extras, scaled)
+        if not slots:
+            return
+        applied = self._executor.step([slot.leaf for slot in slots])
+        count([self._updates], applied)
+        sharded = [slot.p for slot in slots if slot.is_sharded]
+        if sharded:  # they were written through their shards, which autograd does not see
+            torch.autograd.graph.increment_version(sharded)
+        for group, own in zip(self.param_groups, self._groups, strict=True):
+            grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+
+    def _extras(self, value: Any) -> dict[str, Any]:
+        """What the training loop supplies for this update beyond gradients."""
+        grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        extras: dict[str, Any] = {}
+        if grad_scale is not None or found_inf is not None:
+            extras["grad_scale"] = 1.0 if grad_scale is None else grad_scale
+            extras["found_inf"] = 0.0 if found_inf is None else found_inf
+        if "value" in self.rule.extras:
+            extras["value"] = value
+        lacking = [name for name in self.rule.extras if extras.get(name) is None]
+        if lacking == ["value"]:
+            raise ValueError(f"{self.rule.name} needs the loss: write step(value=loss), or step(closure) that returns it.")
+        if lacking:
+            raise ValueError(f"{self.rule.name} needs {', '.join(lacking)}, which a GradScaler supplies: step through one.")
+        for name, x in extras.items():
+            if isinstance(x, torch.Tensor) and x.numel() != 1:
+                raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(x.shape)}.")
+        return extras
+
+    def _check_gradients(self) -> None:
+        for group in self.param_groups:
+            for i, p in enumerate(group["params"]):
+                g = p.grad
+                if g is not None and g.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{self.rule.name} does not support sparse gradients, and {_describe(group, i)} has one. Make "
+                        "the layer with sparse=False, or write p.grad = p.grad.to_dense() before the step."
+                    )
+
+    def _adopt_numbers_of_model(self) -> None:
+        """Numbers of the model that somebody put into a group in place of ours are used."""
+        for group in self.param_groups:
+            for name, ours in {states.UPDATES: self._updates, **self._model}.items():
+                if group.get(name) is not ours:
+                    if group.get(name) is not None:
+                        ours.copy_(torch.as_tensor(group[name]))
+                    self._share()
+
+    def _collect(self, extras: Mapping[str, Any], scaled: bool) -> list[_Slot]:
+        """The parameters that have a gradient, with state, ready for an execution."""
+        slots = []
+        for group, own in zip(self.param_groups, self._groups, strict=True):
+            hyper = grouping.read(self.rule, self._names.keys, group, own)
+            for name in ("value", *_FROM_SCALER):
+                if name in extras:
+                    hyper[name] = extras[name]
+                else:
+                    hyper.pop(name, None)
+            rule = self._variant(bool(group["maximize"]), scaled)
+            for i, p in enumerate(group["params"]):
+                g = p.grad
+                if g is None:
+                    continue
+                state = self.state[p]
+                slot = self._slots.get(p)
+                if slot is None or not slot.is_current(rule, state, hyper):
+                    slot = self._slots[p] = self._slot(rule, group, i, state, hyper)
+                slot.leaf.g = g if slot.is_plain and not g.is_neg() else slot.gradient(g)
+                slots.append(slot)
+        return slots
+
+    def _variant(self, descends_not: bool, scaled: bool) -> Rule:
+        """The rule as this step runs it: inside what the gradient scaler and `maximize` ask for."""
+        key = descends_not, scaled
+        if key not in self._variants:
+            rule = ascend(self.rule) if descends_not else self.rule
+            self._variants[key] = unscale(rule) if scaled else rule
+        return self._variants[key]
+
+    def _slot(self, rule: Rule, group: dict[str, Any], i: int, state: dict[str, Any], hyper: dict[str, Any]) -> _Slot:
+        p = group["params"][i]
+        leaf = Leaf(_name(group, i), tuple(p.shape))
+        seen = Leaf(leaf.name, tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
+        if not state:
+            self._place(p)
+            state.update(states.initial(rule, self._names, seen, p, hyper))
+        else:
+            states.check(rule, self._names, seen, state, p, _describe(group, i))
+            if not isinstance(state.get("step"), torch.Tensor):
+                state["step"] = states.scalar(float(state.get("step", 0.0)), p)
+        program = rule.program(seen)
+        program = self._programs.setdefault(program, program)
+        return _Slot(rule, program, p, state, hyper, self._names, self._model)
+
+    # -- saving, copying ----------------------------------------------------------------------------------------------
+
+    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state saved by this rule or by its namesake in torch.optim; `trainfn_torch.checkpoint` says how."""
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        entries = self._entries()
+        loaded = checkpoint.prepare(self.rule, self._names, self.param_groups, self._groups, entries, state_dict)
+        self.param_groups, self._groups = loaded.param_groups, loaded.groups
+        self.state = defaultdict(dict, loaded.state)
+        self._slots.clear()
+        with torch.no_grad():
+            self._updates.fill_(loaded.updates)
+            for name, x in loaded.model.items():
+                if x is not None:
+                    self._model[name].copy_(torch.as_tensor(x))
+        self._share()
+        for group, own in zip(self.param_groups, self._groups, strict=True):
+            grouping.own_values(self._names.keys, group, own, self._updates)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _entries(self) -> list[checkpoint.Entry]:
+        """The parameters in the order in which the user gave them."""
+        entries = [
+            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape)), _describe(group, i), number)
+            for number, group in enumerate(self.param_groups)
+            for i, p in enumerate(group["params"])
+        ]
+        order = {id(p): i for i, p in reversed(list(enumerate(self._given)))}
+        return sorted(entries, key=lambda entry: order[id(entry.p)])
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = [
+            (group.schedules, [k.name for k in self._names.keys if k.name in group.owned and grouping.is_ours(k, g, group)])
+            for g, group in zip(self.param_groups, self._groups, strict=True)
+        ]
+        kept = {"execution": self.execution, "_given": self._given, "_step_supports_amp_scaling": self._step_supports_amp_scaling}
+        return {**super().__getstate__(), **kept, "rule": pickling.Portable(self.rule), "_owned": own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        owned = state.pop("_owned")
+        self.rule = state.pop("rule").rule
+        super().__setstate__(state)
+        self._forget()
+        self._groups = []
+        for group, (schedules, keys) in zip(self.param_groups, owned, strict=True):
+            # The numbers are recomputed when the next step begins, or stand on the device.
+            self._groups.append(Group(schedules, {k: group[k] for k in keys}, dict.fromkeys(keys, None)))
+        first = self.param_groups[0]
+        self._updates = first[states.UPDATES]
+        self._model = {f.name: first[f.name] for f in self.rule.fields if f.is_of_model and f.name in first}
+        self._share()
+
+
+class _Slot:
+    """A parameter ready for an execution, and by what to tell whether it still is."""
+
+    __slots__ = ("entries", "is_plain", "is_sharded", "leaf", "p", "pointer", "rule", "values")
+
+    def __init__(
+        self,
+        rule: Rule,
+        program: Program,
+        p: torch.Tensor,
+        state: dict[str, Any],
+        hyper: dict[str, Any],
+        names: Names,
+        model: Mapping[str, torch.Tensor],
+    ) -> None:
+        self.rule, self.p, self.entries = rule, p, state
+        self.values = list(state.values())
+        self.is_plain = type(p) in (torch.Tensor, torch.nn.Parameter) and not p.is_complex()
+        # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
+        self.is_sharded = is_sharded(p)
+        fields = {names.field[name]: self._view(x, program) for name, x in state.items() if name != "step"}
+        shared = {name: x for name, x in model.items() if f"state.{name}" in program.output or _pair(name) in program.output}
+        self.leaf = LeafUpdate(
+            program=program,
+            p=self._view(p, program),
+            g=p,
+            state={**fields, **shared},
+            step=state["step"],
+            hyper=hyper,
+            model=frozenset(shared),
+        )
+        self.pointer = plain(p).data_ptr()
+
+    def _view(self, x: torch.Tensor, program: Program) -> torch.Tensor:
+        reduces = any(node.is_reduction for node in program.nodes)
+        return real(x) if self.is_sharded and reduces else plain(real(x))
+
+    def gradient(self, g: torch.Tensor) -> torch.Tensor:
+        return self._view(placed_like(g, self.p), self.leaf.program)
+
+    def is_current(self, rule: Rule, state: dict[str, Any], hyper: dict[str, Any]) -> bool:
+        return (
+            rule is self.rule
+            and state is self.entries
+            and hyper is self.leaf.hyper
+            and len(state) == len(self.values)
+            and all(map(is_, state.values(), self.values))
+            and (self.p if self.is_plain else plain(self.p)).data_ptr() == self.pointer
+        )
+
+
+def _pair(name: str) -> str:
+    return f"state.{name}.high"
+
+
+# -- what users give -----------------------------------------------------------------------------------------------------
+
+
+def _tensors_and_names(given: Mapping[str, Any]) -> tuple[list[torch.Tensor] | None, list[str] | None]:
+    """The parameters of a group and their names, if it has names; None for what torch refuses."""
+    params = given["params"]
+    if isinstance(params, torch.Tensor):
+        params = [params]
+    if isinstance(params, set | str | bytes) or not isinstance(params, Iterable):
+        return None, None
+    params = list(params)
+    if isinstance(given, dict):
+        given["params"] = params  # an iterator can be used up once
+    named = [isinstance(p, tuple) and len(p) == 2 for p in params]
+    names = given.get("param_names")
+    if params and all(named):
+        names, params = [name for name, _ in params], [p for _, p in params]
+    if not all(isinstance(p, torch.Tensor) for p in params):
+        return None, None
+    return params, None if names is None else list(names)
+
+
+def _without_repetition(
+    params: Sequence[torch.Tensor], names: Sequence[str] | None
+) -> tuple[list[torch.Tensor], list[str] | None]:
+    """Each parameter once: torch warns of a repeated one, and updating it twice is nobody's wish."""
+    first = [i for i, p in enumerate(params) if not any(p is q for q in params[:i])] if _repeats(params) else None
+    if first is None:
+        return list(params), None if names is None else list(names)
+    return [params[i] for i in first], None if names is None else [names[i] for i in first]
+
+
+def _repeats(params: Sequence[torch.Tensor]) -> bool:
+    return len({id(p) for p in params}) < len(params)
+
+
+def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
+    where = f"parameter {leaf.name!r}" if leaf.name else f"a parameter of shape {leaf.shape}"
+    if p.dtype not in _DTYPES:
+        raise TypeError(
+            f"{where} has dtype {p.dtype}; updates are defined for {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}. "
+            "Leave it out of the optimizer."
+        )
+    if not is_sharded(p) and is_overlapping(p):
+        raise ValueError(f"{where} is expanded: several of its elements are one number in memory. Give p.contiguous().")
+
+
+def _name(group: Mapping[str, Any], i: int) -> str:
+    names = group.get("param_names")
+    return str(names[i]) if names else ""
+
+
+def _describe(group: Mapping[str, Any], i: int) -> str:
+    return f"parameter {_name(group, i)!r}" if _name(group, i) else f"parameter {i} of its group, shape {tuple(group['params'][i].shape)}"

@@ -1,0 +1,87 @@
+"""State of a rule as torch keeps it: made when a parameter is first updated, checked when somebody else made it.
+
+Of a parameter: tensors like it, 0-d float32 tensors for scalars, two elements for pairs.  Of the model: one 0-d tensor
+for each ModelScalar and for the count of updates, the same object in every parameter group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn.rule import Field, Rule
+from trainfn.trace import Leaf
+from trainfn_torch.names import Names
+from trainfn_torch.scalars import TABLE, load
+from trainfn_torch.single import arrays, widen
+from trainfn_torch.tensors import plain, real
+
+# The group's key for the number of updates applied to the model, which schedules read.
+UPDATES = "updates"
+
+
+def initial(rule: Rule, names: Names, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state of one parameter before its first update, by torch's names, `step` first as in torch."""
+    fields = [f for f in rule.fields_of(leaf) if not f.is_of_model]
+    values = _run(rule, leaf, p, hyper, fields)
+    state = {"step": scalar(0.0, p)}
+    for f in fields:
+        state[names.state[f.name]] = _array(values[f.inputs[0]], p) if f.is_array else _number(f, values, p)
+    return state
+
+
+def initial_of_model(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The state of the model, by the core's names."""
+    fields = [f for f in rule.fields if f.is_of_model]
+    values = _run(rule, leaf, p, hyper, fields) if fields else {}
+    return {f.name: _number(f, values, p) for f in fields if f.inputs[0] in values}
+
+
+def scalar(value: float, like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float32, device=plain(like).device)
+
+
+def _run(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], fields: list[Field]) -> dict[str, Any]:
+    program = lower(rule.init_program(leaf).keep(name for f in fields for name in f.inputs))
+    inputs = {name: load(x) for name, x in hyper.items()}
+    if "p" in [str(n.static) for n in program.nodes if n.op == "input"]:
+        inputs["p"] = widen(plain(real(p)))
+    return run([Call(program, inputs, arrays(real(p)))], TABLE)[0]
+
+
+def _array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    array = torch.empty_like(p, requires_grad=False, memory_format=torch.preserve_format)
+    plain(real(array)).copy_(value)
+    return array
+
+
+def _number(f: Field, values: Mapping[str, Any], p: torch.Tensor) -> torch.Tensor:
+    parts = [torch.as_tensor(values[name], dtype=torch.float32, device=plain(p).device) for name in f.inputs]
+    return torch.stack(parts) if f.is_pair else parts[0].clone()
+
+
+def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: torch.Tensor, where: str) -> None:
+    """Whether a state that somebody else made is one of this rule for this parameter."""
+    fields = {names.state[f.name]: f for f in rule.fields_of(leaf) if not f.is_of_model}
+    missing = [name for name in fields if name not in state]
+    unknown = [name for name in state if name not in fields and name != "step"]
+    if missing or unknown:
+        raise ValueError(
+            f"the state of {where} does not belong to {rule.name}: it has {', '.join(map(str, state)) or 'nothing'}, and "
+            f"the rule keeps {', '.join(['step', *fields])}. Load a state that this rule saved, or use the rule that "
+            "saved this one."
+        )
+    for name, f in fields.items():
+        value = state[name]
+        expected = tuple(p.shape) if f.is_array else (2,) if f.is_pair else None
+        if f.is_array and not isinstance(value, torch.Tensor):
+            raise TypeError(f"the state of {where}: {name} must be a tensor, not {type(value).__name__}.")
+        if expected is not None and tuple(value.shape) != expected:
+            raise ValueError(
+                f"the state of {where}: {name} has shape {tuple(value.shape)} where {expected} is due; "
+                "was it saved by another model?"
+            )
