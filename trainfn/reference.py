@@ -319,14 +319,14 @@ def update(
         calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))
     with np.errstate(all="ignore"):
         results = run(calls, TABLE)
-    if not all(result.get("applied", True) for result in results):
-        # -0.0 is what changes no number it is added to: -0.0 + 0.0 would be 0.0.
-        return {name: np.full_like(p, -0.0) for name, p in params.items()}, state
-    model: dict[str, float] = {}
-    updates, leaves = {}, {}
-    for (name, p), result in zip(params.items(), results, strict=True):
-        updates[name] = result["update"].astype(p.dtype)
-        leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
+        if not all(result.get("applied", True) for result in results):
+            # -0.0 is what changes no number it is added to: -0.0 + 0.0 would be 0.0.
+            return {name: np.full_like(p, -0.0) for name, p in params.items()}, state
+        model: dict[str, float] = {}
+        updates, leaves = {}, {}
+        for (name, p), result in zip(params.items(), results, strict=True):
+            updates[name] = result["update"].astype(p.dtype)
+            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
     return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
 
 
