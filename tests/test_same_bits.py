@@ -1,0 +1,91 @@
+"""The promise: every rule, on every execution, leaves the bits numpy does - parameters and all states, every step.
+
+Shapes come from fixed buckets, so that compiled executions compile few programs; Hypothesis chooses numbers,
+magnitudes, dtypes and the edges of hyperparameters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.bits import assert_same_bits, max_ulp
+from tests.catalogue import ROWS, Row
+from tests.executions import EXECUTIONS, run_reference
+from tests.inputs import numbers, with_specials
+
+OTHERS = [name for name in EXECUTIONS if name != "reference"]
+# Zero, one, around a vector register, beyond a chunk of a thread, matrices and a 0-d tensor.
+MODELS: tuple[dict[str, tuple[int, ...]], ...] = (
+    {"a": (0,), "b": (1,), "c": ()},
+    {"a": (15,), "b": (16,), "c": (17,), "d": (3, 5)},
+    {"a": (70, 500), "b": (7,)},
+)
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+def _inputs(model: Any, key: int, steps: int, magnitude: float, special: bool, dtype: Any) -> Any:
+    with np.errstate(over="ignore"):
+        params = {k: numbers(key + i, s).astype(dtype) for i, (k, s) in enumerate(model.items())}
+        grads = []
+        for n in range(1, steps + 1):
+            g = {k: numbers(key + 31 * n + i, s, largest=magnitude) for i, (k, s) in enumerate(model.items())}
+            if special:
+                g = {k: with_specials(x, key + n) for k, x in g.items()}
+            grads.append({k: x.astype(dtype) for k, x in g.items()})
+    return params, grads
+
+
+def _check(name: str, row: Row, rule: Any, params: Any, grads: Any) -> None:
+    expected = run_reference(rule, params, grads)
+    actual = EXECUTIONS[name](rule, params, grads)
+    for n, (a, b) in enumerate(zip(expected, actual, strict=True)):
+        assert_same_bits(a, b, f"{row.name} on {name}, step {n}")
+
+
+def _edges(row: Row) -> list[dict[str, float]]:
+    return [{}] + [{k: v} for k, values in row.edges.items() for v in values]
+
+
+def _leaves_subnormals(name: str) -> bool:
+    """Executions that do not flush; `trainfn_torch.foreach` says why."""
+    return name == "torch_foreach"
+
+
+@pytest.mark.parametrize("execution", OTHERS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_same_bits(row: Row, execution: str) -> None:
+    for i, model in enumerate(MODELS):
+        _check(execution, row, row.rule(), *_inputs(model, 1000 * i, 4, 1.0, False, np.float32))
+
+
+@pytest.mark.parametrize("execution", OTHERS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@given(data=st.data())
+def test_same_bits_at_all_magnitudes(row: Row, execution: str, data: st.DataObject) -> None:
+    special = not _leaves_subnormals(execution) and data.draw(st.booleans())
+    magnitude = 2.0 ** data.draw(
+        st.sampled_from((0, 30, 60) if _leaves_subnormals(execution) else (-90, -40, 0, 40, 90))
+    )
+    hyper = data.draw(st.sampled_from(_edges(row)))
+    dtype = DTYPES[data.draw(st.sampled_from(list(DTYPES)))]
+    key = data.draw(st.integers(0, 2**20))
+    _check(execution, row, row.rule(**hyper), *_inputs(MODELS[1], key, 3, magnitude, special, dtype))
+
+
+@pytest.mark.parametrize("execution", OTHERS)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_float64_is_bounded(row: Row, execution: str) -> None:
+    """float64 leaves: at most 4 ulp of the largest parameter or state of the leaf from the reference, each step."""
+    params, grads = _inputs(MODELS[1], 77, 1, 1.0, False, np.float64)
+    (expected,), (actual,) = (EXECUTIONS[name](row.rule(), params, grads) for name in ("reference", execution))
+    for name, x in expected.items():
+        if np.size(x):
+            scale = max(float(np.max(np.abs(x))), math.ldexp(1, -1000))
+            assert max_ulp(np.asarray(x, np.float64) / scale + 1, np.asarray(actual[name], np.float64) / scale + 1) <= 4
