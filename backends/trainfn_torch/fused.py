@@ -7,24 +7,29 @@ those the plan was made for, and reads its address anew; nothing is assumed of a
 
 Kernels read and write memory directly, so they take plain tensors only: of type Tensor or Parameter, strided, without
 holes or overlaps, states laid out like their parameter.  A gradient in another layout is copied into the parameter's.
-Everything else is `Refused`, before anything has been written.
+Where memory turns out to be shared between leaves, or cannot be told apart, the step is done by `single`.
 """
 
 from __future__ import annotations
 
+import ctypes
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
+from trainfn_torch import single
+from trainfn_torch.kernels.compiler import CannotBuild, load
 from trainfn_torch.kernels.cpu import Launcher
-from trainfn_torch.kernels.printer import FORMATS, Kernel
+from trainfn_torch.kernels.printer import FORMATS, Kernel, host_source
 from trainfn_torch.leaf import LeafUpdate
 
 _FORMATS: Mapping[torch.dtype, str] = {
@@ -35,34 +40,48 @@ _FORMATS: Mapping[torch.dtype, str] = {
 }
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
+# Of the first leaf of a step; a leaf that is gone takes its plan along.
+_plans: WeakKeyDictionary[LeafUpdate, _Plan] = WeakKeyDictionary()
+
 
 class Refused(ValueError):
     """The kernels do not take a tensor of this step as it is stored; nothing has been written."""
 
 
-class Fused:
-    """Carries out the steps of one optimizer."""
-
-    def __init__(self) -> None:
-        self._plan: _Plan | None = None
-
-    @torch.no_grad()
-    def step(self, leaves: Sequence[LeafUpdate]) -> bool:
-        """Update parameters, states and step counters in place; False if the rule decided that nothing happens.
-
-        Raises `Refused` or `kernels.compiler.CannotBuild` before anything is written.
-        """
-        if not leaves:
-            return True
-        plan = self._plan
-        if plan is None or not plan.fits(leaves):
-            plan = self._plan = _Plan(leaves)
-        return plan.run(leaves)
-
-
 def accepts(leaf: LeafUpdate) -> bool:
-    """Whether the kernels take this leaf; overlap with other leaves is looked at by `Fused.step`."""
-    return refusal(leaf) is None
+    """Whether the kernels take this leaf as it is stored, and can be built; warns once if they cannot be."""
+    if refusal(leaf) is not None:
+        return False
+    try:
+        program = _kept(leaf.program)
+        _library(_kernel(program, _leaf_formats(leaf, program)))
+    except CannotBuild as error:
+        _warn(f"trainfn updates parameters by the slower foreach execution, because {error}")
+        return False
+    return True
+
+
+@lru_cache(maxsize=64)
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@torch.no_grad()
+def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool:
+    """Carry out an update of these leaves in place; False if the rule decided that nothing happens."""
+    plan = _plans.get(leaves[0])
+    tensors = plan.tensors_if_fitting(leaves) if plan is not None else None
+    try:
+        if plan is None or tensors is None:
+            plan = _plans[leaves[0]] = _Plan(leaves)
+            tensors = plan.tensors(leaves)
+        applied = plan.run(leaves, tensors)
+    except Refused:
+        single.step(leaves, updates)
+        return True
+    if applied and updates is not None:
+        updates.add_(1)
+    return applied
 
 
 def refusal(leaf: LeafUpdate) -> str | None:
@@ -70,7 +89,7 @@ def refusal(leaf: LeafUpdate) -> str | None:
     return _refusal(leaf, _kept(leaf.program))
 
 
-# -- which tensors are taken ---------------------------------------------------------------------------------------------
+# -- which tensors are taken -----------------------------------------------------------------------------------------
 
 
 def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
@@ -81,8 +100,6 @@ def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
         problem = "the parameter has holes or overlaps itself"
     if problem is None and g.shape != p.shape:
         problem = f"the gradient's shape is {tuple(g.shape)}, the parameter's {tuple(p.shape)}"
-    if problem is None and not _holds(p.dtype, g.dtype):
-        problem = f"the gradient is {g.dtype}, the parameter {p.dtype}"
     for name in arrays:
         problem = problem or _not_like(p, name, leaf.state[name])
     for name, size in scalars.items():
@@ -100,11 +117,6 @@ def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
     if x.is_neg() and not may_be_lazy:
         return f"{what} is a lazy negation"
     return None
-
-
-def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    """Whether an array of `narrow` numbers can be computed with in the dtype a leaf of `wide` ones is computed in."""
-    return wide is torch.float64 or narrow is not torch.float64
 
 
 def _not_like(p: torch.Tensor, name: str, x: Any) -> str | None:
@@ -139,11 +151,20 @@ def _is_dense(x: torch.Tensor) -> bool:
     return True
 
 
-def _laid_out_like(p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(p.shape, p.stride(), dtype=g.dtype, device=p.device).copy_(g)
+def _must_be_copied(g: torch.Tensor, p: torch.Tensor) -> bool:
+    """Whether a gradient has another layout than the parameter, or a dtype its leaf is not computed in."""
+    return g.is_neg() or not _is_laid_out_like(g, p) or g.dtype is not _readable(g, p)
 
 
-# -- programs ------------------------------------------------------------------------------------------------------------
+def _readable(g: torch.Tensor, p: torch.Tensor) -> torch.dtype:
+    return torch.float32 if g.dtype is torch.float64 and p.dtype is not torch.float64 else g.dtype
+
+
+def _copied(g: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(p.shape, p.stride(), dtype=_readable(g, p), device=p.device).copy_(g)
+
+
+# -- programs --------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1024)
@@ -175,7 +196,7 @@ def _field_and_offset(name: str) -> tuple[str, int]:
     return (name.removesuffix(".low"), 4) if name.endswith(".low") else (name, 0)
 
 
-# -- plans ---------------------------------------------------------------------------------------------------------------
+# -- plans -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -190,18 +211,30 @@ class _Group:
     launcher: Launcher = field(init=False)
 
     def __post_init__(self) -> None:
-        self.launcher = Launcher(self.kernel, self.sizes, self.hyper_of, len(self.hyper))
+        self.launcher = Launcher(self.kernel, _library(self.kernel), self.sizes, self.hyper_of, len(self.hyper))
 
     @cached_property
-    def columns(self) -> list[Callable[[LeafUpdate], torch.Tensor]]:
-        """How to get at each kind of tensor of a leaf: p, g, state arrays, state scalars, the step."""
+    def states(self) -> tuple[str, ...]:
+        """Fields of the state, arrays first."""
         arrays = [n.removeprefix("state.") for n in self.kernel.buffers if n.startswith("state.")]
-        _, scalars = _state_names(self.kernel.program)
-        by_name = [_state_getter(name) for name in (*arrays, *scalars)]
-        return [lambda leaf: leaf.p, lambda leaf: leaf.g, *by_name, lambda leaf: leaf.step]
+        return (*arrays, *_state_names(self.kernel.program)[1])
+
+    @property
+    def columns(self) -> int:
+        """How many tensors a leaf has: p, g, the state, the step."""
+        return len(self.states) + 3
+
+    def tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
+        """All tensors of the group's leaves, column by column."""
+        members = leaves if len(self.members) == len(leaves) else [leaves[i] for i in self.members]
+        states = [leaf.state for leaf in members]
+        tensors = [leaf.p for leaf in members] + [leaf.g for leaf in members]
+        for name in self.states:
+            tensors += [state[name] for state in states]
+        return tensors + [leaf.step for leaf in members]
 
     def write_addresses(self, addresses: np.ndarray[Any, Any]) -> None:
-        """`addresses` has a row for each column above."""
+        """`addresses` has a row for each column."""
         launcher, kernel = self.launcher, self.kernel
         arrays = len(kernel.formats)
         launcher.buffers[:] = addresses[:arrays].T
@@ -214,12 +247,10 @@ class _Group:
 
     def read_hyperparameters(self) -> None:
         for row, mapping in zip(self.launcher.hyper, self.hyper, strict=True):
-            for i, name in enumerate(self.kernel.hypers):
-                row[i] = mapping[name]
-
-
-def _state_getter(name: str) -> Callable[[LeafUpdate], torch.Tensor]:
-    return lambda leaf: leaf.state[name]
+            try:
+                row[:] = [float(mapping[name]) for name in self.kernel.hypers]
+            except KeyError as error:
+                raise KeyError(f"the rule reads {error}, which was not given; given: {sorted(mapping)}") from None
 
 
 class _Plan:
@@ -239,38 +270,27 @@ class _Plan:
         _check_agreement([group.kernel for group in self.groups])
         self._elements = float(sum(group.launcher.elements for group in self.groups))
         # Gradients to be copied, by leaf: into the parameter's layout, and out of lazy negation.
-        self._to_copy = [
-            i for i, x in enumerate(leaves) if x.g.is_neg() or not _is_laid_out_like(x.g, x.p)
-        ]
-        tensors = self._tensors(leaves)
-        self._same = _metadata_check(tensors)
+        self._to_copy = [i for i, x in enumerate(leaves) if _must_be_copied(x.g, x.p)]
+        self._same = _metadata_check(self.tensors(leaves))
         self._addresses: list[int] = []
 
-    def fits(self, leaves: Sequence[LeafUpdate]) -> bool:
-        """Whether this plan is one for these leaves."""
-        return (
-            [id(leaf.program) for leaf in leaves] == self._programs
-            and [id(leaf.hyper) for leaf in leaves] == self._hypers
-            and self._same(self._tensors(leaves))
-        )
-
-    def _tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
+    def tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
         """Every tensor of the step: by group, then by column, then by leaf."""
-        tensors: list[torch.Tensor] = []
-        for group in self.groups:
-            members = [leaves[i] for i in group.members]
-            for get in group.columns:
-                tensors += map(get, members)
-        return tensors
+        if len(self.groups) == 1:
+            return self.groups[0].tensors(leaves)
+        return [x for group in self.groups for x in group.tensors(leaves)]
 
-    def run(self, leaves: Sequence[LeafUpdate]) -> bool:
+    def tensors_if_fitting(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor] | None:
+        """The tensors of the step if this plan is one for them."""
+        if [id(x.program) for x in leaves] != self._programs or [id(x.hyper) for x in leaves] != self._hypers:
+            return None
+        tensors = self.tensors(leaves)
+        return tensors if self._same(tensors) else None
+
+    def run(self, leaves: Sequence[LeafUpdate], tensors: list[torch.Tensor]) -> bool:
+        """Carry out the step."""
         if self._to_copy:
-            leaves = list(leaves)
-            for i in self._to_copy:
-                x = leaves[i]
-                g = _laid_out_like(x.p, x.g)
-                leaves[i] = LeafUpdate(x.program, x.p, g, x.state, x.step, x.hyper)
-        tensors = self._tensors(leaves)
+            tensors = self.tensors(self._with_copied_gradients(leaves))
         self._read_addresses(tensors)
         for group in self.groups:
             group.read_hyperparameters()
@@ -280,6 +300,13 @@ class _Plan:
         torch.autograd.graph.increment_version(self._written(tensors))
         return True
 
+    def _with_copied_gradients(self, leaves: Sequence[LeafUpdate]) -> list[LeafUpdate]:
+        leaves = list(leaves)
+        for i in self._to_copy:
+            x = leaves[i]
+            leaves[i] = LeafUpdate(x.program, x.p, _copied(x.g, x.p), x.state, x.step, x.hyper)
+        return leaves
+
     def _read_addresses(self, tensors: list[torch.Tensor]) -> None:
         addresses = list(map(torch.Tensor.data_ptr, tensors))
         if addresses == self._addresses:
@@ -288,7 +315,7 @@ class _Plan:
         table = np.array(addresses, np.uint64)
         start = 0
         for group in self.groups:
-            shape = len(group.columns), len(group.members)
+            shape = group.columns, len(group.members)
             end = start + shape[0] * shape[1]
             group.write_addresses(table[start:end].reshape(shape))
             start = end
@@ -300,7 +327,7 @@ class _Plan:
         written, start = [], 0
         for group in self.groups:
             n = len(group.members)
-            end = start + n * len(group.columns)
+            end = start + n * group.columns
             written += tensors[start : start + n] + tensors[start + 2 * n : end]
             start = end
         return written
@@ -347,7 +374,7 @@ def _make_groups(leaves: Sequence[LeafUpdate], programs: Sequence[Program]) -> l
 def _leaf_formats(leaf: LeafUpdate, program: Program) -> tuple[tuple[str, str], ...]:
     arrays, _ = _state_names(program)
     states = ((f"state.{name}", _FORMATS[leaf.state[name].dtype]) for name in arrays)
-    return ("p", _FORMATS[leaf.p.dtype]), ("g", _FORMATS[leaf.g.dtype]), *states
+    return ("p", _FORMATS[leaf.p.dtype]), ("g", _FORMATS[_readable(leaf.g, leaf.p)]), *states
 
 
 def _make_group(
@@ -365,7 +392,12 @@ def _kernel(program: Program, formats: tuple[tuple[str, str], ...]) -> Kernel:
     return Kernel(program, formats)
 
 
-# -- checks --------------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=1024)
+def _library(kernel: Kernel) -> ctypes.CDLL:
+    return load(host_source(kernel))
+
+
+# -- checks ----------------------------------------------------------------------------------------------------------
 
 
 def _metadata_check(tensors: list[torch.Tensor]) -> Callable[[list[torch.Tensor]], bool]:
@@ -374,7 +406,8 @@ def _metadata_check(tensors: list[torch.Tensor]) -> Callable[[list[torch.Tensor]
         from torch._C._dynamo.guards import TensorGuards  # in C++: 80 ns a tensor instead of a microsecond
 
         static = [[None] * x.dim() for x in tensors]
-        guards = TensorGuards(*tensors, dynamic_dims_sizes=static, dynamic_dims_strides=static)
+        make: Any = TensorGuards
+        guards = make(*tensors, dynamic_dims_sizes=static, dynamic_dims_strides=static)
         if guards.check(*tensors):
             count = len(tensors)
             return lambda others: len(others) == count and bool(guards.check(*others))

@@ -1,0 +1,207 @@
+"""Arrays in JAX: the table of elementwise operations and reductions for one leaf.
+
+float32 operations are rounded one at a time, as `trainfn_jax.primitives` makes XLA do.  Where XLA's GPU code rounds
+division and square root only approximately, both go through float64, which gives the correctly rounded float32; and
+since it keeps subnormal numbers, sums are flushed as well.  The choice is made while tracing, by the default platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from trainfn.interpret import Call
+from trainfn_jax import reductions
+from trainfn_jax.primitives import flush, opaque, opaque_one
+from trainfn_jax.scalars import FLOAT64, narrow
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def compute_dtype(*storage: Any) -> np.dtype[Any]:
+    """The dtype arithmetic happens in for arrays stored like this."""
+    return FLOAT64 if any(real_dtype(s) == FLOAT64 for s in storage) else FLOAT32
+
+
+def real_dtype(dtype: Any) -> np.dtype[Any]:
+    """Of the numbers a leaf is made of: complex ones count as two."""
+    return np.zeros((), dtype).real.dtype
+
+
+def real_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """A complex leaf has one more axis, of real and imaginary part, as torch's view_as_real."""
+    return (*shape, 2) if np.issubdtype(dtype, np.complexfloating) else shape
+
+
+def load(x: Any, compute: Any) -> Any:
+    """An array as a program reads it: real, widened, subnormals flushed, apart from the operation it comes from."""
+    if np.issubdtype(x.dtype, np.complexfloating):
+        x = lax.concatenate([lax.expand_dims(part, [x.ndim]) for part in (lax.real(x), lax.imag(x))], x.ndim)
+    return flush(lax.convert_element_type(opaque(x) if x.dtype.itemsize == 2 else x, compute))
+
+
+def round_to(x: Any, storage: Any) -> Any:
+    """A computed array in its storage dtype, rounded even if XLA could carry on without."""
+    if np.issubdtype(storage, np.complexfloating):
+        parts = [lax.index_in_dim(x, i, axis=-1, keepdims=False) for i in range(2)]
+        return lax.complex(*(round_to(part, real_dtype(storage)) for part in parts))
+    rounded = lax.convert_element_type(x, storage)
+    return opaque(rounded) if rounded.dtype.itemsize == 2 else rounded
+
+
+@dataclass
+class Meetings:
+    """Scalars as they enter arrays, each rounded once however many leaves ask for it."""
+
+    known: dict[tuple[int, Any], tuple[Any, Any]] = field(default_factory=dict)
+
+    def __call__(self, x: Any, dtype: Any) -> Any:
+        if isinstance(x, bool | np.bool_) or getattr(x, "dtype", None) == np.bool_:
+            return np.bool_(x) if isinstance(x, bool) else x
+        key = (id(x), dtype)
+        if key not in self.known:
+            self.known[key] = (narrow(x, dtype), x)  # x is kept, so its identity stays taken
+        return self.known[key][0]
+
+
+def table(storage: Any, compute: Any, meetings: Meetings) -> dict[str, Callable[..., Any]]:
+    """How a leaf stored as `storage` computes element by element; numbers stay numbers until an array meets them."""
+
+    def meet(x: Any) -> Any:
+        return meetings(x, compute)
+
+    def stored(x: Any) -> Any:
+        return lax.convert_element_type(round_to(x, storage), compute)
+
+    operations = _ELEMENTWISE_ON_GPU if jax.default_backend() == "gpu" else _ELEMENTWISE
+    return {**operations, "meet": meet, "stored": stored, "fill": meet}
+
+
+def spread(x: Any, like: Any) -> Any:
+    """A number in the shape, and with the sharding, of an array."""
+    return x if np.shape(x) == like.shape else lax.full_like(like, x, dtype=x.dtype)
+
+
+def spread_to(x: Any, stored: Any) -> Any:
+    """A computed number in the shape of a stored array, which may be complex."""
+    if np.ndim(x) or not np.issubdtype(stored.dtype, np.complexfloating):
+        return spread(x, stored)
+    return lax.full((*stored.shape, 2), x, x.dtype)
+
+
+def _same_shape(*xs: Any) -> tuple[Any, ...]:
+    like = max(xs, key=np.ndim)
+    return tuple(spread(x, like) for x in xs)
+
+
+def _mul(x: Any, y: Any) -> Any:
+    return flush(lax.mul(x, y))
+
+
+def _div(x: Any, y: Any) -> Any:
+    if np.ndim(y) == 0:  # array / number would become array * (1 / number)
+        x, y = _same_shape(x, y)
+        y = lax.mul(y, opaque_one(x))
+    return flush(lax.div(x, y))
+
+
+def _sqrt(x: Any) -> Any:
+    return flush(lax.sqrt(x))
+
+
+def _where(condition: Any, x: Any, y: Any) -> Any:
+    condition, x, y = _same_shape(condition, x, y)
+    return lax.select(condition, x, y)
+
+
+_ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+    "add": lax.add,
+    "sub": lax.sub,
+    "mul": _mul,
+    "div": _div,
+    "sqrt": _sqrt,
+    "neg": lax.neg,
+    "abs": lax.abs,
+    "lt": lax.lt,
+    "le": lax.le,
+    "eq": lax.eq,
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+    "not": lax.bitwise_not,
+    "where": _where,
+}
+
+
+def _through_float64(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(*xs: Any) -> Any:
+        wide = operation(*(lax.convert_element_type(x, FLOAT64) for x in xs))
+        return flush(lax.convert_element_type(wide, xs[0].dtype))
+
+    return apply
+
+
+def _flushed(operation: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *xs: flush(operation(*xs))
+
+
+_ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
+    **_ELEMENTWISE,
+    "add": _flushed(lax.add),
+    "sub": _flushed(lax.sub),
+    "div": _through_float64(_div),
+    "sqrt": _through_float64(_sqrt),
+}
+
+
+# -- reductions --------------------------------------------------------------------------------------------------------
+
+
+class Reductions:
+    """The reductions of one leaf's call, whose two sums are taken in one pass over the leaf.
+
+    The program names them one after the other; the first that is asked for looks up the other's grid.
+    """
+
+    def __init__(self, call: Call, like: Any) -> None:
+        self.call = call
+        self.like = like
+        self.fine = [node for node in call.program.nodes if node.op == "sum_fine"]
+        self.known: list[tuple[tuple[Any, ...], tuple[Array, Array]]] = []
+
+    @property
+    def table(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "max": lambda x: reductions.largest(*self._whole(x)),
+            "max_abs": lambda *xs: reductions.largest_product(*self._whole(*xs)),
+            "sum_coarse": self._sum_coarse,
+            "sum_fine": lambda coarse, fine, *xs: self._sums(coarse, fine, xs)[1],
+        }
+
+    def _sum_coarse(self, coarse: Any, *xs: Any) -> Any:
+        for node in self.fine:
+            grid, fine, *factors = self.call.arguments(node)
+            if _are_same((grid, *factors), (coarse, *xs)):
+                return self._sums(coarse, fine, xs)[0]
+        raise AssertionError("lowering makes both sums or none")
+
+    def _sums(self, coarse: Any, fine: Any, xs: Any) -> tuple[Array, Array]:
+        for asked, sums in self.known:
+            if _are_same(asked, (coarse, *xs)):
+                return sums
+        sums = reductions.sums_on_grids(coarse, fine, *self._whole(*xs))
+        self.known.append(((coarse, *xs), sums))
+        return sums
+
+    def _whole(self, *xs: Any) -> tuple[Any, ...]:
+        """Each in the leaf's shape, equal ones still one object."""
+        spread_out = {id(x): spread(x, self.like) for x in xs}
+        return tuple(spread_out[id(x)] for x in xs)
+
+
+def _are_same(xs: Any, ys: Any) -> bool:
+    return len(xs) == len(ys) and all(x is y for x, y in zip(xs, ys, strict=True))

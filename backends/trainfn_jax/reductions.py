@@ -1,0 +1,148 @@
+"""Sums and maxima over one leaf, exact and therefore free of order, at the speed of memory.
+
+Both grids' sums are taken in one pass, and summed as whole numbers: a float64 number on a grid is a multiple of the
+grid's step, and adding a constant whose own last bit is that step leaves the multiple in the low bits of the result.
+Whole numbers may be added in any order by definition, which lets XLA's CPU code use vector instructions: 0.4 ns an
+element for both sums, where two floating-point reductions take 1.4 and, written naively, 7.  For the same reason the
+largest number is found as an integer, next to a second, useless result: XLA splits a single-valued reduction of integers
+into two passes through memory.
+
+Derivatives are those of the plain sum and maximum.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from trainfn_jax.primitives import bits, bits_of_constant, from_bits
+from trainfn_jax.scalars import FLOAT64
+
+_INT64 = np.dtype(np.int64)
+
+
+def largest(x: Any) -> Array:
+    """The largest element as float64; NaN wins; -inf if there is none."""
+    return _widened(_with_derivative(_integer_max, _plain_max)(x))
+
+
+def largest_product(*factors: Any) -> Array:
+    """The largest |x| or |x * y| as float64; NaN wins; 0 if there is none."""
+    if len(factors) == 2 and factors[0] is factors[1] and factors[0].dtype == np.float32:
+        size = largest_product(factors[0])
+        return lax.mul(size, size)  # exact, and x -> |x| * |x| keeps order
+    x = lax.abs(factors[0] if len(factors) == 1 else _products(factors))
+    return _widened(_with_derivative(_integer_max, _plain_max)(x)) if x.size else np.float64(0.0)
+
+
+def sums_on_grids(coarse: Any, fine: Any, *factors: Any) -> tuple[Array, Array]:
+    """The sums of x (or x * y) rounded to the coarse grid, and of what that leaves rounded to the fine one.
+
+    `trainfn.elementary` says how the grids are made and why the sums are exact.
+    """
+    coarse, fine = lax.optimization_barrier((coarse, fine))
+    exact = _integer_sums if factors[0].dtype == np.float32 and factors[0].size > 1 else _float_sums
+    return _with_derivative(exact, _plain_sums)(coarse, fine, *factors)
+
+
+def _widened(x: Array) -> Array:
+    return lax.convert_element_type(x, FLOAT64)
+
+
+def _products(factors: Any) -> Array:
+    """Float64, where a product of two float32 numbers is exact."""
+    return functools.reduce(lax.mul, [_widened(x) for x in factors])
+
+
+def _axes(x: Any) -> tuple[int, ...]:
+    return tuple(range(x.ndim))
+
+
+# -- maxima ------------------------------------------------------------------------------------------------------------
+
+
+def _integer_max(x: Array) -> Array:
+    """Through integers of the same order: of positive numbers the bits, of negative ones the bits after the sign flipped."""
+    quiet_nan = bits_of_constant(np.asarray(np.nan, x.dtype))
+    u = bits(x)
+    magnitude = np.asarray(np.iinfo(u.dtype).max, u.dtype)
+    ordered = lax.select(lax.lt(u, lax.full_like(u, 0)), lax.bitwise_xor(u, lax.full_like(u, magnitude)), u)
+    ordered = lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), ordered)
+    least = bits_of_constant(np.asarray(-np.inf, x.dtype)) ^ magnitude
+    most, _ = lax.reduce((ordered, ordered), (least, np.zeros((), u.dtype)), _max_and_or, _axes(x))
+    return from_bits(lax.select(lax.lt(most, np.zeros((), u.dtype)), lax.bitwise_xor(most, magnitude), most), x.dtype)
+
+
+def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
+    return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
+
+
+def _plain_max(x: Array) -> Array:
+    return lax.reduce_max(x, _axes(x))
+
+
+# -- sums --------------------------------------------------------------------------------------------------------------
+
+
+def _on_grids(coarse: Any, fine: Any, factors: Any) -> tuple[Array, Array]:
+    x = _products(factors)
+    high = lax.sub(lax.add(x, coarse), coarse)
+    low = lax.sub(lax.add(lax.sub(x, high), fine), fine)
+    return high, low
+
+
+def _float_sums(coarse: Array, fine: Array, *factors: Array) -> tuple[Array, Array]:
+    high, low = _on_grids(coarse, fine, factors)
+    return lax.reduce_sum(high, _axes(high)), lax.reduce_sum(low, _axes(low))
+
+
+def _integer_sums(coarse: Array, fine: Array, *factors: Array) -> tuple[Array, Array]:
+    """The same two numbers: multiples of 2**-53 of each grid, which is the last bit of numbers from 1/2 to 1 of it.
+
+    With two or more elements each is at most a quarter of its grid, so that 3/4 of the grid plus one stays there.
+    """
+    three_quarters = np.float64(0.75)
+    offsets = [lax.mul(grid, three_quarters) for grid in (coarse, fine)]
+    shifted = [bits(lax.add(x, o)) for x, o in zip(_on_grids(coarse, fine, factors), offsets, strict=True)]
+    zero = np.zeros((), _INT64)
+    totals = lax.reduce(tuple(shifted), (zero, zero), _add_both, _axes(factors[0]))
+    count = np.int64(factors[0].size)
+    high, low = (
+        # Modulo 2**64, which is where the sum of the offsets' bits went.
+        _from_multiple(lax.sub(total, lax.mul(count, bits(o))), grid)
+        for total, o, grid in zip(totals, offsets, (coarse, fine), strict=True)
+    )
+    return high, low
+
+
+def _add_both(a: Any, b: Any) -> tuple[Array, Array]:
+    return lax.add(a[0], b[0]), lax.add(a[1], b[1])
+
+
+def _from_multiple(k: Array, grid: Array) -> Array:
+    return lax.mul(lax.convert_element_type(k, FLOAT64), lax.mul(grid, np.float64(2.0**-53)))
+
+
+def _plain_sums(coarse: Array, fine: Array, *factors: Array) -> tuple[Array, Array]:
+    x = _products(factors)
+    return lax.reduce_sum(x, _axes(x)), np.zeros((), FLOAT64)  # type: ignore[return-value]
+
+
+# -- derivatives -------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _with_derivative(exact: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`exact`, differentiated as if it were `plain`."""
+    function = jax.custom_jvp(exact)
+
+    @function.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        return exact(*primals), jax.jvp(plain, primals, tangents)[1]
+
+    return function

@@ -1,0 +1,135 @@
+"""Scalars in JAX: float64 inside any traced function, whatever `jax_enable_x64` says outside.
+
+Everything here must run under `jax.enable_x64(True)`, uses lax alone, and gives the bits of `trainfn.reference`.  What
+is known while tracing - Python numbers and what is computed from them alone - is computed by the reference itself,
+once; XLA sees only what depends on the count or on a traced hyperparameter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, lax
+
+from trainfn import reference
+from trainfn.interpret import Table
+from trainfn_jax.primitives import bits, flush, from_bits, opaque_one
+
+FLOAT64 = np.dtype(np.float64)
+
+
+def widen(x: Any) -> Any:
+    """A number from outside as a Scalar: Python's stay as they are, arrays become float64."""
+    if isinstance(x, bool | int | float | np.generic) and not isinstance(x, Array):
+        return float(x)
+    return lax.convert_element_type(x, FLOAT64)
+
+
+def narrow(x: Any, dtype: Any) -> Any:
+    """A Scalar rounded once, and computed once: the fence keeps XLA from repeating its computation in each leaf."""
+    if isinstance(x, float):
+        with np.errstate(over="ignore"):
+            return reference.arrays(dtype, ())["meet"](x)[()]
+    return lax.optimization_barrier(flush(lax.convert_element_type(x, dtype)))
+
+
+def is_known(x: Any) -> bool:
+    """Whether a Scalar or flag has its number while tracing."""
+    return isinstance(x, bool | float | np.bool_)
+
+
+def _mul(x: Any, y: Any) -> Array:
+    return flush(lax.mul(x, y))
+
+
+def _div(x: Any, y: Any) -> Array:
+    # x / constant would become x * (1 / constant).
+    y = lax.mul(y, opaque_one(x)) if is_known(y) else y
+    return flush(lax.div(x, y))
+
+
+def _sqrt(x: Any) -> Array:
+    return flush(lax.sqrt(x))
+
+
+_EXPONENT_BITS, _BIAS = np.int64(0x7FF), np.int64(1023)
+
+
+def _exponent(x: Any) -> Array:
+    e = lax.bitwise_and(lax.shift_right_arithmetic(bits(x), np.int64(52)), _EXPONENT_BITS)
+    return lax.convert_element_type(lax.sub(e, _BIAS), FLOAT64)
+
+
+def _pow2(k: Any) -> Array:
+    least, most = np.float64(-1022), np.float64(1023)
+    k = lax.select(lax.ge(k, least), lax.min(k, most), lax.full_like(k, least))
+    e = lax.add(lax.convert_element_type(k, np.int64), _BIAS)
+    return from_bits(lax.shift_left(e, np.int64(52)), FLOAT64)
+
+
+def _single(x: Any) -> Array:
+    return lax.convert_element_type(flush(lax.convert_element_type(x, np.float32)), FLOAT64)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Array:
+    like = next(v for v in (condition, x, y) if not is_known(v))
+    x, y = (lax.full_like(like, v, dtype=FLOAT64 if isinstance(v, float) else None) if is_known(v) else v for v in (x, y))
+    return lax.select(condition, x, y)
+
+
+_TRACED: Mapping[str, Callable[..., Any]] = {
+    "add": lax.add,
+    "sub": lax.sub,
+    "mul": _mul,
+    "div": _div,
+    "sqrt": _sqrt,
+    "neg": lax.neg,
+    "abs": lax.abs,
+    "floor": lax.floor,
+    "exponent": _exponent,
+    "pow2": _pow2,
+    "single": _single,
+    "lt": lax.lt,
+    "le": lax.le,
+    "eq": lax.eq,
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+    "not": lax.bitwise_not,
+    "where": _where,
+}
+
+
+def _known_first(op: str) -> Callable[..., Any]:
+    known, traced = reference.SCALARS[op], _TRACED[op]
+
+    def apply(*args: Any) -> Any:
+        if all(map(is_known, args)):
+            return known(*args)
+        if op == "where" and is_known(args[0]):
+            return args[1] if args[0] else args[2]
+        return traced(*(np.float64(x) if type(x) is float and op not in ("where", "div") else x for x in args))
+
+    return apply
+
+
+def combine(op: str, parts: Sequence[Any]) -> Array:
+    """A reduction over the model from its leaves': sums are exact, and lax.max lets NaN win."""
+    return functools.reduce(lax.add if op.startswith("sum") else lax.max, parts)
+
+
+TABLE = Table({op: _known_first(op) for op in _TRACED}, combine, float)
+
+
+def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Trace `function` where 64-bit types exist."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        with jax.enable_x64(True):
+            return function(*args, **kwargs)
+
+    return traced

@@ -1,0 +1,48 @@
+"""Schedules on JAX's numbers: float64 inside, one rounding at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from trainfn.interpret import evaluate_scalars
+from trainfn.lowering import lower
+from trainfn.program import Program
+from trainfn.schedules.schedule import Schedule
+from trainfn_jax.scalars import TABLE, in_float64, narrow, widen
+
+
+def evaluate_schedule(schedule: Schedule, step: Any) -> Array:
+    """The value at `step`, an integer array of any shape, traced or not, rounded once to JAX's default float.
+
+    This makes every schedule of trainfn a schedule of optax: `optax.sgd(schedule)`.
+    """
+    known, traced = _split(schedule)
+    dtype = jnp.result_type(float)
+    return _evaluate(schedule.program, known, dtype, jnp.asarray(step), traced)
+
+
+def _split(schedule: Schedule) -> tuple[tuple[tuple[str, float], ...], dict[str, Any]]:
+    """Parameters known while tracing, and those that are arrays."""
+    traced = {k: v for k, v in schedule.parameters.items() if isinstance(v, Array)}
+    return tuple((k, float(v)) for k, v in schedule.parameters.items() if k not in traced), traced
+
+
+def _value(
+    program: Program, known: tuple[tuple[str, float], ...], dtype: Any, step: Array, traced: dict[str, Array]
+) -> Array:
+    arrays = {name: widen(x) for name, x in traced.items()}
+
+    @in_float64
+    def at(one: Array) -> Array:
+        inputs = {"step": widen(one), **dict(known), **arrays}
+        value = evaluate_scalars(lower(program), inputs, TABLE)["value"]
+        return jnp.asarray(narrow(value, dtype), dtype)
+
+    return in_float64(jax.vmap(at))(step.reshape(-1)).reshape(step.shape) if step.ndim else at(step)
+
+
+_evaluate = jax.jit(in_float64(_value), static_argnums=(0, 1, 2))

@@ -1,0 +1,45 @@
+"""The optimizer's state as JAX sees it: a named tuple of trees, with optax's field names.
+
+`count`, an int32, says how many updates were applied; each array field of the rule is a tree shaped like the
+parameters, a `LeafScalar` a tree of float32 numbers, a `ModelScalar` one float32 number, and a pair two of them, high
+and low, in an array of shape (2,).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+from functools import lru_cache
+from typing import Any
+
+from trainfn.rule import Field, Rule
+from trainfn_jax.vocabulary import STATE
+
+
+def state_class(rule: Rule) -> Any:
+    """The named tuple for a rule's state: equal rules have the same one, so their states are equal trees."""
+    title = "".join(word.title().replace("_", "") for word in re.findall(r"\w+", rule.name))
+    return _state_class(f"{title}State", tuple(field_name(rule, f) for f in rule.fields))
+
+
+def field_name(rule: Rule, field: Field) -> str:
+    """optax's name of a state field.  In a chain an earlier link's may be prefixed: `sgd.buf` becomes `sgd_trace`."""
+    owner, _, plain = field.name.rpartition(".")
+    for link_name in (re.sub(r"\d+$", "", owner),) if owner else rule.name.split(" + ")[::-1]:
+        if plain in STATE.get(link_name, {}):
+            plain = STATE[link_name][plain]
+            break
+    return f"{owner}_{plain}" if owner else plain
+
+
+@lru_cache(maxsize=None)
+def _state_class(name: str, fields: tuple[str, ...]) -> Any:
+    cls: Any = namedtuple(name, ("count", *fields))  # type: ignore[misc]
+    cls.__doc__ = f"count: updates applied; {', '.join(fields)}: as in the rule."
+    # The class is made at run time, so a pickle has to say how.
+    cls.__reduce__ = lambda self: (_restore, (name, fields, tuple(self)))
+    return cls
+
+
+def _restore(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _state_class(name, fields)(*values)

@@ -1,0 +1,156 @@
+"""The jitted step: all leaves' programs run side by side on arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn.program import Program
+from trainfn.rule import Field, Rule
+from trainfn.trace import Leaf
+from trainfn_jax import arrays
+from trainfn_jax.hyperparameters import Setting, Settings
+from trainfn_jax.scalars import TABLE, in_float64, is_known, widen
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LeafArrays:
+    """One leaf's arrays: gradient, parameter (None if the rule does not read it), and state by trainfn's field names."""
+
+    g: Any
+    p: Any
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LeafSpec:
+    """What is known of one leaf: what its program sees, and the number of its hyperparameter setting."""
+
+    leaf: Leaf
+    setting: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that is known while tracing.  Equal recipes share compiled code, though their rules may be other objects."""
+
+    structure: object
+    leaves: tuple[LeafSpec, ...]
+    settings: tuple[Setting, ...]
+    rule: Rule = field(compare=False)
+
+
+def update_program(rule: Rule, leaf: Leaf) -> Program:
+    """The update in primitives, without the parameter after it, which is `optax.apply_updates`' part."""
+    return _without_parameter(rule.program(leaf))
+
+
+@functools.lru_cache(maxsize=4096)
+def _without_parameter(program: Program) -> Program:
+    return lower(program.keep(name for name in program.output if name != "p"))
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+@in_float64
+def step(
+    recipe: Recipe,
+    leaves: list[LeafArrays],
+    of_model: dict[str, Array],
+    count: Array,
+    hyper: list[Array],
+    extras: dict[str, Array],
+) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any], Array]:
+    """Updates, leaf states, model state and count after one update."""
+    at = widen(count)
+    settings = Settings(hyper, at)
+    total = settings.number(float(sum(spec.leaf.size for spec in recipe.leaves)))
+    shared = {
+        "step": at,
+        "count.global": total,
+        **{name: widen(x) for name, x in extras.items()},
+        **_loaded_scalars({f.name: of_model[f.name] for f in recipe.rule.fields if f.is_of_model}, recipe.rule),
+    }
+    meetings = arrays.Meetings()
+    calls = [
+        _call(recipe, spec, x, {**shared, "count.leaf": settings.number(float(spec.leaf.size))}, settings, meetings)
+        for spec, x in zip(recipe.leaves, leaves, strict=True)
+    ]
+    results = run(calls, TABLE)
+    flags = [r["applied"] for r in results if "applied" in r]
+    select = _selector(functools.reduce(lax.bitwise_and, flags)) if flags else _always
+    updates, states, model = [], [], dict(of_model)
+    for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
+        u = _stored_array(result["update"], x.g)
+        updates.append(select(u, jnp.full_like(u, -0.0)))
+        fields = recipe.rule.fields_of(spec.leaf)
+        states.append({f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model})
+        model.update({f.name: select(_stored(f, result, of_model), of_model[f.name]) for f in fields if f.is_of_model})
+    return updates, states, model, select(_saturating_increment(count), count)
+
+
+def _call(
+    recipe: Recipe, spec: LeafSpec, x: LeafArrays, shared: Mapping[str, Any], settings: Settings, meetings: arrays.Meetings
+) -> Call:
+    compute = arrays.compute_dtype(x.g.dtype, *([] if x.p is None else [x.p.dtype]))
+    fields = {f.name: f for f in recipe.rule.fields}
+    g = arrays.load(x.g, compute)
+    inputs = {
+        **shared,
+        **settings.inputs(recipe.settings[spec.setting]),
+        "g": g,
+        **({} if x.p is None else {"p": arrays.load(x.p, compute)}),
+        **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
+        **_loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
+    }
+    table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings)
+    call = Call(update_program(recipe.rule, spec.leaf), inputs, table)
+    table.update(arrays.Reductions(call, g).table)
+    return call
+
+
+def _loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+    fields = {f.name: f for f in rule.fields}
+    loaded = {}
+    for name, x in stored.items():
+        parts = [lax.index_in_dim(x, i, keepdims=False) for i in range(2)] if fields[name].is_pair else [x]
+        loaded.update({part: widen(value) for part, value in zip(fields[name].inputs, parts, strict=True)})
+    return loaded
+
+
+def _stored(f: Field, result: Mapping[str, Any], old: Mapping[str, Any]) -> Any:
+    values = [result[name] for name in f.inputs]
+    return _stored_array(values[0], old[f.name]) if f.is_array else stored_scalar(values)
+
+
+def _stored_array(x: Any, like: Any) -> Any:
+    """A computed array in the dtype and shape of `like`."""
+    return arrays.round_to(arrays.spread_to(x, like), like.dtype)
+
+
+def stored_scalar(values: list[Any]) -> Any:
+    """A Scalar, or the two of a pair, which already have float32's precision."""
+    single = [jnp.asarray(x if not is_known(x) else np.float32(x)).astype(np.float32) for x in values]
+    return single[0] if len(single) == 1 else jnp.stack(single)
+
+
+def _saturating_increment(count: Array) -> Array:
+    most = np.asarray(np.iinfo(count.dtype).max, count.dtype)
+    return lax.select(lax.lt(count, most), lax.add(count, np.ones((), count.dtype)), count)
+
+
+def _selector(applied: Any) -> Any:
+    return lambda new, old: lax.select(applied, new, old)
+
+
+def _always(new: Any, old: Any) -> Any:
+    return new

@@ -1,0 +1,172 @@
+"""A rule as an `optax.GradientTransformationExtraArgs`.
+
+`update` takes trees apart, checks that they fit, and calls one jitted function, `trainfn_jax.step.step`: eager calls
+therefore have the bits of jitted ones, and inside a user's jit the function is inlined.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn.program import Sort
+from trainfn.rule import Definition, Field, Rule
+from trainfn.trace import Leaf
+from trainfn_jax import arrays, trees
+from trainfn_jax.hyperparameters import Arguments, Setting, Settings
+from trainfn_jax.scalars import TABLE, in_float64
+from trainfn_jax.state import state_class
+from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
+
+
+def transform(rule: Rule) -> optax.GradientTransformationExtraArgs:
+    """The rule as a gradient transformation of optax, for flax, `optax.chain` and all that takes one.
+
+    Hyperparameters may be numbers, schedules, leaf functions (a leaf's name is its path, as in `layers/0/kernel`), or
+    0-d arrays, traced or not; float32 arrays are widened as they are.  The state is described in `trainfn_jax.state`.
+    Gradients and parameters are float32, bfloat16, float16 or, with jax_enable_x64, float64; complex ones are taken
+    as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype, state
+    the parameter's.
+
+    A skipped update (`skip_if_not_finite`) is -0.0 everywhere, which changes no number it is added to, and leaves the
+    state and its count as they were.
+    """
+    if isinstance(rule, Definition):
+        raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
+    if not isinstance(rule, Rule):
+        raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
+    return optax.GradientTransformationExtraArgs(functools.partial(_init, rule), functools.partial(_update, rule))
+
+
+# -- init --------------------------------------------------------------------------------------------------------------
+
+
+def _init(rule: Rule, params: Any) -> Any:
+    """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves = [_initial_leaf(rule, trees.name(path), p) for path, p in paths]
+
+    def whole(f: Field) -> Any:
+        if not f.is_of_model:
+            return treedef.unflatten([leaf.get(f.name) for leaf in leaves])
+        zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
+        return leaves[0][f.name] if leaves else zero
+
+    return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
+
+
+@in_float64
+def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
+    """One leaf's state before the first update, by trainfn's field names."""
+    dtype = np.dtype(jnp.result_type(p))
+    trees.check_floating(name, "a parameter", dtype)
+    leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
+    compute = arrays.compute_dtype(dtype)
+    program = lower(rule.init_program(leaf))
+    arguments = Arguments(count=jnp.zeros((), jnp.int32))
+    setting = arguments.setting(rule, leaf)
+    inputs = dict(Settings(arguments.arrays, 0.0).inputs(setting))
+    if "p" in program.inputs(Sort.ARRAY):
+        if isinstance(p, jax.ShapeDtypeStruct):
+            raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
+        inputs["p"] = arrays.load(jnp.asarray(p), compute)
+    table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
+    outputs = run([Call(program, inputs, table)], TABLE)[0]
+    state = {}
+    for f in rule.fields_of(leaf):
+        values = [outputs[part] for part in f.inputs]
+        state[f.name] = _initial_array(values[0], p, dtype) if f.is_array else stored_scalar(values)
+    return state
+
+
+def _initial_array(x: Any, p: Any, dtype: Any) -> Array:
+    """`x`, an array or one number for all elements, in the dtype, shape and sharding of `p`."""
+    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)
+    return arrays.round_to(arrays.spread_to(x, like), dtype)
+
+
+# -- update ------------------------------------------------------------------------------------------------------------
+
+
+def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+    _check_state(rule, state)
+    gradients, treedef = jax.tree.flatten(updates, is_leaf=trees.is_none)
+    names = trees.names(updates)
+    at = functools.partial(trees.aligned, like=updates, treedef=treedef)
+    p = None if params is None else at("the parameters", params)
+    fields = dict(zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:]), strict=True))
+    by_leaf = {k: at(f"state.{name}", tree) for k, (f, name, tree) in fields.items() if not f.is_of_model}
+    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model}
+
+    taking_part = [i for i, g in enumerate(gradients) if g is not None]
+    leaves = []
+    for i in taking_part:
+        mine = {k: xs[i] for k, xs in by_leaf.items() if xs[i] is not None}
+        leaves.append(LeafArrays(gradients[i], None if p is None else p[i], mine))
+    recipe, hyper = _recipe(rule, [names[i] for i in taking_part], leaves, state.count)
+    extras = _extras(rule, extra_args)
+    new_updates, new_states, of_model, count = step(recipe, leaves, of_model, state.count, hyper, extras)
+
+    for i, u, new in zip(taking_part, new_updates, new_states, strict=True):
+        gradients[i] = u
+        for k, x in new.items():
+            by_leaf[k][i] = x
+    after = [of_model[k] if f.is_of_model else treedef.unflatten(by_leaf[k]) for k, (f, _, _) in fields.items()]
+    return treedef.unflatten(gradients), type(state)(count, *after)
+
+
+def _recipe(rule: Rule, names: list[str], leaves: list[LeafArrays], count: Any) -> tuple[Recipe, list[Any]]:
+    """What is known while tracing, checked, and the hyperparameters that are arrays."""
+    arguments = Arguments(count)
+    numbers: dict[Setting, int] = {}
+    specs = []
+    for name, x in zip(names, leaves, strict=True):
+        leaf = Leaf(name, arrays.real_shape(np.shape(x.g), jnp.result_type(x.g)))
+        _check_leaf(rule, leaf, x)
+        specs.append(LeafSpec(leaf, numbers.setdefault(arguments.setting(rule, leaf), len(numbers))))
+    return Recipe(rule.structure, tuple(specs), tuple(numbers), rule), arguments.arrays
+
+
+def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
+    """What the rule asks of the training loop; what else a chain passes around is not for it."""
+    missing = [name for name in rule.extras if given.get(name) is None]
+    if missing:
+        call = ", ".join(f"{name}=..." for name in missing)
+        raise TypeError(f"{rule.name} needs more than gradients: call update(gradients, state, params, {call}).")
+    return {name: jnp.asarray(given[name]) for name in rule.extras}
+
+
+# -- what has to fit ---------------------------------------------------------------------------------------------------
+
+
+def _check_state(rule: Rule, state: Any) -> None:
+    expected, found = state_class(rule)._fields, getattr(type(state), "_fields", ())
+    if found != expected:
+        raise TypeError(
+            f"the state of {rule.name} has the fields {', '.join(expected)}, and this {type(state).__name__} has "
+            f"{', '.join(found) or 'none'}: make it with init of the same transformation."
+        )
+
+
+def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
+    trees.check_floating(leaf.name, "a gradient", jnp.result_type(x.g))
+    if x.p is not None:
+        trees.check_floating(leaf.name, "a parameter", jnp.result_type(x.p))
+        trees.check_shape(leaf.name, "the parameter", np.shape(x.p), np.shape(x.g))
+    elif "p" in update_program(rule, leaf).inputs(Sort.ARRAY):
+        raise ValueError(f"{rule.name} reads the parameters: call update(gradients, state, params).")
+    for f in rule.fields_of(leaf):
+        if f.is_of_model:
+            continue
+        if f.name not in x.state:
+            raise ValueError(f"leaf {leaf.name!r}: the state has no {f.name}; call init again with this leaf in params.")
+        shape = np.shape(x.g) if f.is_array else (2,) if f.is_pair else ()
+        trees.check_shape(leaf.name, f"the state's {f.name}", np.shape(x.state[f.name]), shape)

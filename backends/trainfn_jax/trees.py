@@ -1,0 +1,55 @@
+"""Trees of gradients, parameters and state, leaf by leaf, and what to say when they do not fit together.
+
+A leaf whose gradient is None takes no part.  Its name is its path, `layers/0/kernel`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+NAME_SEPARATOR = "/"
+
+
+def is_none(x: Any) -> bool:
+    return x is None
+
+
+def names(tree: Any) -> list[str]:
+    """The path of each leaf, None counting as one."""
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
+    return [name(path) for path, _ in paths]
+
+
+def name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=NAME_SEPARATOR)
+
+
+def aligned(what: str, tree: Any, like: Any, treedef: Any) -> list[Any]:
+    """The leaves of `tree` where `like`, flattened with None as a leaf, has its own."""
+    try:
+        return list(treedef.flatten_up_to(tree))
+    except (ValueError, TypeError) as error:
+        here, there = names(like), names(tree)
+        missing = [n for n in here if n not in there]
+        extra = [n for n in there if n not in here]
+        say = [f"{what} has no leaf {n!r}" for n in missing[:1]] + [f"{what} has a leaf {n!r} too many" for n in extra[:1]]
+        raise ValueError(
+            f"the gradients and {what} are different trees: {' and '.join(say) or error}. "
+            "Call init again after changing the parameters' structure."
+        ) from None
+
+
+def check_shape(leaf: str, what: str, shape: Any, expected: Any) -> None:
+    if tuple(shape) != tuple(expected):
+        raise ValueError(f"leaf {leaf!r}: the gradient has shape {tuple(expected)}, {what} {tuple(shape)}.")
+
+
+def check_floating(leaf: str, what: str, dtype: Any) -> None:
+    if not jax.numpy.issubdtype(dtype, jax.numpy.inexact):
+        raise TypeError(
+            f"leaf {leaf!r}: {what} of dtype {np.dtype(dtype).name} cannot be updated by a rule. Give None for its "
+            "gradient, or mask it with optax.masked."
+        )
