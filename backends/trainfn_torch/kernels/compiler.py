@@ -89,7 +89,7 @@ def _run(command: list[str], text: str = "") -> subprocess.CompletedProcess[byte
         return subprocess.CompletedProcess(command, 1, b"", str(error).encode())
 
 
-# -- what a kernel depends on ------------------------------------------------------------------------------------------
+# -- what a kernel depends on ----------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +118,7 @@ def key(source: str, compiler: Compiler, flags: tuple[str, ...]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-# -- where kernels are kept --------------------------------------------------------------------------------------------
+# -- where kernels are kept ------------------------------------------------------------------------------------------
 
 
 def cache_directory() -> Path | None:
@@ -180,7 +180,7 @@ def _read(path: Path) -> bytes | None:
         return file.read()
 
 
-# -- building ------------------------------------------------------------------------------------------------------------
+# -- building --------------------------------------------------------------------------------------------------------
 
 _loaded: dict[str, ctypes.CDLL] = {}
 _lock = threading.Lock()

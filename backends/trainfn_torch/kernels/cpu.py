@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainfn_torch.kernels import compiler
-from trainfn_torch.kernels.printer import Kernel, host_source
+from trainfn_torch.kernels.printer import Kernel
 
 _GRAIN = 4096  # elements: fewer are not worth a second thread
 
@@ -55,9 +54,11 @@ class Launcher:
     The caller owns all tensors; addresses are written into `buffers`, `steps` and `scalar_states` before each step.
     """
 
-    def __init__(self, kernel: Kernel, sizes: Sequence[int], hyper_of: Sequence[int], hypers: int) -> None:
+    def __init__(
+        self, kernel: Kernel, library: ctypes.CDLL, sizes: Sequence[int], hyper_of: Sequence[int], hypers: int
+    ) -> None:
         self.kernel = kernel
-        self.library = compiler.load(host_source(kernel))
+        self.library = library
         tensors = len(sizes)
         real = np.float64 if kernel.is_double else np.float32
         reductions = len(kernel.reductions)
@@ -68,7 +69,7 @@ class Launcher:
         self.hyper = np.zeros((hypers, len(kernel.hypers)), np.float64)
         self.totals = np.zeros(reductions, np.float64)
         self._hyper_of = np.asarray(hyper_of, np.int32)
-        self._scratch = {
+        self._scratch: dict[str, np.ndarray[Any, Any]] = {
             "row_of": np.zeros(tensors, np.int32),
             "hyper_of_row": np.zeros(tensors, np.int32),
             "slots": np.zeros((tensors, kernel.slot_count), np.float64),

@@ -141,8 +141,9 @@ class Kernel:
 
     @cached_property
     def reductions(self) -> tuple[Reduction, ...]:
+        nodes = self.program.nodes
         return tuple(
-            Reduction(i, level, self._kind(self.program.nodes[i]), self.program.nodes[i].static == "global", self.slots[i])
+            Reduction(i, level, self._kind(nodes[i]), nodes[i].static == "global", self.slots[i])
             for level, phase in enumerate(self.phases)
             for i in phase.reductions
         )
@@ -191,7 +192,7 @@ def header(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-# -- sizes and tables --------------------------------------------------------------------------------------------------
+# -- sizes and tables ------------------------------------------------------------------------------------------------
 
 
 def _text(kernel: Kernel) -> Iterator[str]:
@@ -233,7 +234,7 @@ def _has_pass(kernel: Kernel, phase: Phase) -> bool:
     return bool(phase.reductions or kernel.writes(phase))
 
 
-# -- scalars -----------------------------------------------------------------------------------------------------------
+# -- scalars ---------------------------------------------------------------------------------------------------------
 
 
 def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
@@ -279,7 +280,7 @@ def _literal(value: object) -> str:
     return f"({value.hex()})" if math.copysign(1.0, value) < 0 else value.hex()
 
 
-# -- elements ----------------------------------------------------------------------------------------------------------
+# -- elements --------------------------------------------------------------------------------------------------------
 
 # Operations that pass on bits without looking whether they are those of a subnormal number.
 _MOVES = frozenset({"where", "neg", "abs", "stored"})
@@ -345,7 +346,7 @@ def _summand(r: Reduction, nodes: tuple[Node, ...]) -> str:
     return f"on_grid(DOUBLE_SUB({wide}, on_grid({wide}, {grids[0]})), {grids[1]})"
 
 
-# -- the loop on the host ------------------------------------------------------------------------------------------------
+# -- the loop on the host --------------------------------------------------------------------------------------------
 
 
 def _host_passes(kernel: Kernel) -> Iterator[str]:
