@@ -58,6 +58,7 @@ class Loaded:
 def prepare(
     rule: Rule,
     names: Names,
+    fixed: Mapping[str, bool | float],
     param_groups: Sequence[dict[str, Any]],
     groups: Sequence[Group],
     entries: Sequence[Entry],
@@ -65,7 +66,7 @@ def prepare(
 ) -> Loaded:
     """Match and check a saved state; `entries` are in the order in which the user gave the parameters."""
     saved_groups = saved["param_groups"]
-    _check_options(rule, saved_groups)
+    _check_options(rule, fixed, saved_groups)
     entries = _match(rule, entries, param_groups, saved_groups)
     state = {}
     for entry in entries:
@@ -76,7 +77,7 @@ def prepare(
     parts = _refine(param_groups, entries)
     same = len(parts) == len(param_groups) == len(saved_groups)
     made = [
-        _group(rule, names, param_groups[mine], groups[mine], saved_groups[theirs], params, same)
+        _group(rule, names, param_groups[mine], groups[mine], saved_groups[theirs], params, same, fixed)
         for mine, theirs, params in parts
     ]
     updates = _shared(saved_groups, states.UPDATES)
@@ -92,14 +93,15 @@ def prepare(
     return Loaded([g for g, _ in made], [own for _, own in made], state, float(updates), model)
 
 
-def _check_options(rule: Rule, saved_groups: Sequence[Mapping[str, Any]]) -> None:
-    options = {name: value for link in rule.links for name, value in link.options}
+def _check_options(rule: Rule, fixed: Mapping[str, bool | float], saved_groups: Sequence[Mapping[str, Any]]) -> None:
+    """What chooses the program must be what it was; that Adam's state becomes AdamW's is the user's choice."""
+    options = {name: value for link in rule.links for name, value in link.options if isinstance(value, bool)}
     for group in saved_groups:
-        for name, value in options.items():
-            if isinstance(value, bool) and isinstance(group.get(name), bool) and group[name] is not value:
+        for name, value in {**options, **fixed}.items():
+            if name != "decoupled_weight_decay" and group.get(name, value) != value:
                 raise ValueError(
                     f"the state was saved with {name} = {group[name]}, and {rule.name} has {name} = {value}: "
-                    "make the rule with the saved option."
+                    "make the rule with the saved value."
                 )
 
 
@@ -122,7 +124,9 @@ def _match(
             "With named parameters, Optimizer(model.named_parameters(), ...), the difference would be named."
         )
     if [len(g["params"]) for g in saved_groups] == [len(g["params"]) for g in param_groups]:
-        by_group = {id(p): where for p, where in zip((p for g in param_groups for p in g["params"]), saved, strict=True)}
+        by_group = {
+            id(p): where for p, where in zip((p for g in param_groups for p in g["params"]), saved, strict=True)
+        }
         return [_found(entry, by_group[id(entry.p)]) for entry in entries]
     return [_found(entry, where) for entry, where in zip(entries, saved, strict=True)]
 
@@ -187,12 +191,13 @@ def _group(
     saved: Mapping[str, Any],
     params: list[torch.Tensor],
     same: bool,
+    fixed: Mapping[str, bool | float],
 ) -> tuple[dict[str, Any], Group]:
     new = {**group, "params": params}
     if "param_names" in group:
         name_of = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
         new["param_names"] = [name_of[id(p)] for p in params]
-    not_loaded = _FLAGS | {"params", "param_names", states.UPDATES}
+    not_loaded = _FLAGS | fixed.keys() | {"params", "param_names", states.UPDATES}
     not_loaded |= {f.name for f in rule.fields if f.is_of_model}
     not_loaded |= {name for link in rule.links for name, _ in link.options}
     by_key = {key.name: key for key in names.keys}
@@ -205,8 +210,8 @@ def _group(
         elif name not in not_loaded:
             new[name] = deepcopy(value)
     if own.schedules:  # what an LRScheduler left in the saved groups: here the schedules own what it owned there
-        for mark, hyper in grouping.MARKS_OF_SCHEDULERS.items():
-            if own.schedules.keys() & set(hyper):
+        for mark, written in grouping.MARKS_OF_SCHEDULERS.items():
+            if own.schedules.keys() & set(written):
                 new.pop(mark, None)
     return new, Group(dict(own.schedules))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,7 +46,7 @@ def accepts(leaf: LeafUpdate) -> bool:
 
 
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate]) -> bool | torch.Tensor:
+def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
     total = float(sum(leaf.p.numel() for leaf in leaves))
     batches = _batches(leaves)
@@ -60,8 +60,8 @@ def step(leaves: Sequence[LeafUpdate]) -> bool | torch.Tensor:
         results = run([_call(batch, total, written(batch[0])) for batch in some], TABLE)
         for batch, result in zip(some, results, strict=True):
             _store(batch, result, applied)
-    count([leaf.step for leaf in leaves], applied)
-    return applied
+    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], applied)
+    return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
 
 
 def _batches(leaves: Sequence[LeafUpdate]) -> list[list[LeafUpdate]]:
@@ -80,8 +80,12 @@ def _batches(leaves: Sequence[LeafUpdate]) -> list[list[LeafUpdate]]:
 def _has_numbers_of_leaf(program: Program, model: frozenset[str]) -> bool:
     """Whether scalars may differ between leaves that share hyperparameters and step."""
     of_leaf = any(node.is_reduction and node.static == "leaf" for node in program.nodes)
-    scalars = [name for name, i in program.outputs if name.startswith("state.") and not program.nodes[i].sort.is_elementwise]
-    return of_leaf or any(name.split(".", 1)[1].removesuffix(".high").removesuffix(".low") not in model for name in scalars)
+    scalars = [
+        name for name, i in program.outputs if name.startswith("state.") and not program.nodes[i].sort.is_elementwise
+    ]
+    return of_leaf or any(
+        name.split(".", 1)[1].removesuffix(".high").removesuffix(".low") not in model for name in scalars
+    )
 
 
 def _call(batch: Sequence[LeafUpdate], total: float, outputs: Sequence[str]) -> Call:
@@ -113,7 +117,7 @@ def _copy(old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], applied: Any
             store(before, after, applied)
 
 
-# -- arithmetic on lists ---------------------------------------------------------------------------------------------------
+# -- arithmetic on lists -----------------------------------------------------------------------------------------------
 # A value is a list with a tensor for each leaf, or one number for all: a float that the leaves' dtype holds exactly, a
 # bool, or a 0-d tensor on their device.
 
@@ -127,8 +131,8 @@ def _each(operation: Callable[..., torch.Tensor], compute: torch.dtype, *xs: Any
 
 
 def _tensor(x: Any, compute: torch.dtype, device: torch.device) -> torch.Tensor:
-    x = on(device, x)
-    return x if x.dtype == torch.bool else x.to(compute)
+    scalar = on(device, x)
+    return scalar if scalar.dtype == torch.bool else scalar.to(compute)
 
 
 def _commutative(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -180,7 +184,11 @@ def _arrays(batch: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
         return torch._foreach_sqrt(xs) if device.type == "cuda" else [exact_sqrt(x) for x in xs]
 
     def div(x: Any, y: Any) -> Any:
-        return torch._foreach_div(x, y) if isinstance(x, list | tuple) and isinstance(y, list | tuple) else _each(torch.div, compute, x, y)
+        return (
+            torch._foreach_div(x, y)
+            if isinstance(x, list | tuple) and isinstance(y, list | tuple)
+            else _each(torch.div, compute, x, y)
+        )
 
     return {
         "add": _commutative(torch._foreach_add),

@@ -28,9 +28,11 @@ from trainfn_torch.scalars import evaluate_schedule
 
 # Keys that are no hyperparameters: torch's own, those its schedulers and loaders keep in a group, and other libraries'.
 KEYS_OF_OTHERS = frozenset(
-    ("params", "param_names", "maximize", "foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay")
-    + ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
-    + ("name", "group_name", "lr_scale", "updates")
+    (
+        *("params", "param_names", "maximize", "foreach", "fused", "capturable", "differentiable"),
+        *("decoupled_weight_decay", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"),
+        *("name", "group_name", "lr_scale", "updates"),
+    )
 )
 
 # What torch's LRSchedulers leave in a group whose hyperparameters they write.
@@ -69,7 +71,8 @@ def normalise(rule: Rule, names: Names, given: Mapping[str, Any]) -> dict[str, A
             close = difflib.get_close_matches(name, by_key, n=1)
             hint = f"; did you mean {close[0]}?" if close else "."
             raise ValueError(
-                f"{rule.name} has no hyperparameter {name}, given in a parameter group; it has {', '.join(by_key)}{hint}"
+                f"{rule.name} has no hyperparameter {name}, given in a parameter group; it has "
+                f"{', '.join(by_key)}{hint}"
             )
     return {name: hyperparameters.check(rule.name, name, value) for name, value in values.items()}
 
@@ -124,13 +127,15 @@ def one_number(rule: Rule, name: str, value: Any) -> Any:
     """A number of a group, checked: a Python number, or a tensor of one element."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
-            raise ValueError(f"Tensor {name} must be 1-element; {rule.name} was given one of shape {tuple(value.shape)}.")
+            raise ValueError(
+                f"Tensor {name} must be 1-element; {rule.name} was given one of shape {tuple(value.shape)}."
+            )
         return value
     value = hyperparameters.check(rule.name, name, value)
     if not isinstance(value, float):
         raise TypeError(
-            f"{rule.name}: {name} = {value!r} stands in a parameter group, where a number or a 1-element tensor belongs. "
-            "Schedules and leaf functions are given to the rule, or to a group when it is added."
+            f"{rule.name}: {name} = {value!r} stands in a parameter group, where a number or a 1-element tensor "
+            "belongs. Schedules and leaf functions are given to the rule, or to a group when it is added."
         )
     return value
 
@@ -200,6 +205,15 @@ def refuse_two_owners(rule: Rule, group: Mapping[str, Any], own: Group) -> None:
             raise RuntimeError(
                 f"{name} has two owners: the schedule {own.schedules[name]!r} of {rule.name}, and a torch LRScheduler, "
                 f"which left {mark!r} in the parameter group. Give the rule a number, or drop the LRScheduler."
+            )
+
+
+def refuse_change(rule: Rule, group: Mapping[str, Any], fixed: Mapping[str, bool | float]) -> None:
+    for name, value in fixed.items():
+        if group.get(name, value) != value:
+            raise ValueError(
+                f"{name} = {group[name]!r} in a parameter group: {rule.name} was made with {name} = {value!r}, which "
+                "decides its formulas. Make another optimizer."
             )
 
 

@@ -1,10 +1,16 @@
 """What every execution is handed: one parameter with its gradient, state and hyperparameters, as tensors.
 
-An execution (`foreach.step`, `single.step`, `fused.Fused().step`) takes leaves and carries their update out in place:
-parameters, states and step counters, behind autograd's back only if it tells autograd.  It returns whether the update
-was applied: a bool, or a 0-d bool tensor where only a device knows.  Where the program has an output `applied`, nothing
-changes unless it holds for every leaf.  State of the model is one tensor shared by all leaves: each leaf's program
-computes the same number for it.  Leaves that need each other (`is_coupled`) are handed over together.
+An execution is a module (`fused`, `foreach`, `single`) with two functions.
+
+`accepts(leaf)` says whether it takes this parameter with its state.  It is asked when a `LeafUpdate` is made, not at
+every step; gradients of another layout or dtype than the first one must be coped with.
+
+`step(leaves, updates)` carries the update out in place: parameters, states, step counters and `updates`, the 0-d
+float32 count of updates applied to the model (None where another execution advances it), behind autograd's back only
+if it tells autograd.  It returns whether the update was applied: a bool, or a 0-d bool tensor where only a device
+knows.  Where the program has an output `applied`, nothing changes unless it holds for every leaf.  State of the model
+is one tensor shared by all leaves: each leaf's program computes the same number for it.  Leaves that need each other
+(`is_coupled`) are handed over together.
 """
 
 from __future__ import annotations
@@ -62,4 +68,6 @@ class LeafUpdate:
 @lru_cache(maxsize=4096)
 def _reduces_over_model(program: Program) -> bool:
     gate = program.keep(["applied"])  # every leaf's gate must hold, also one that looks at its own leaf only
-    return any(n.is_reduction for n in gate.nodes) or any(n.is_reduction and n.static == "global" for n in program.nodes)
+    return any(n.is_reduction for n in gate.nodes) or any(
+        n.is_reduction and n.static == "global" for n in program.nodes
+    )

@@ -27,7 +27,6 @@ from trainfn_torch import state as states
 from trainfn_torch.groups import Group
 from trainfn_torch.leaf import LeafUpdate
 from trainfn_torch.names import Names
-from trainfn_torch.single import count
 from trainfn_torch.tensors import is_overlapping, is_sharded, placed_like, plain, real
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
@@ -37,12 +36,14 @@ _FROM_SCALER = ("grad_scale", "found_inf")
 class Optimizer(torch.optim.Optimizer):
     """Updates `params` in place by `rule`.
 
-    params: as for torch.optim: tensors, (name, tensor) pairs or groups.  A group may set any hyperparameter of the rule.
+    params: as for torch.optim: tensors, (name, tensor) pairs or groups, which may set any hyperparameter.
     rule: a rule with its hyperparameters, such as `adamw(lr=1e-3)` or a chain.
     maximize: ascend instead of descend.
     execution: how the arithmetic is done, `"fused"`, `"foreach"` or `"single"`; None takes the fastest that applies.
     unscales: whether `step` does what a GradScaler asks, in the same pass and without waiting for the device; with
         False the scaler unscales the gradients itself, as some training loops that clip in between insist on.
+    fixed: what stands in torch's groups and is decided here when the rule is made (`nesterov`, a momentum of 0), so
+        that torch.optim can load this optimizer's states; changing it in a group is an error.
     """
 
     # On the class, because instances lose attributes when torch copies them.
@@ -56,12 +57,17 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         execution: str | None = None,
         unscales: bool = True,
+        fixed: Mapping[str, bool | float] | None = None,
     ) -> None:
         if not isinstance(rule, Rule):
             hint = f" Write {rule.name}() for its defaults." if isinstance(rule, Definition) else ""
-            raise TypeError(f"an Optimizer takes a rule with its hyperparameters, such as adamw(lr=1e-3), not {rule!r}.{hint}")
+            raise TypeError(
+                f"an Optimizer takes a rule with its hyperparameters, such as adamw(lr=1e-3), not {rule!r}.{hint}"
+            )
+        executions.check(execution)
         self.rule = rule
         self.execution = execution
+        self._fixed = dict(fixed or {})
         if not unscales:
             self._step_supports_amp_scaling = False
         self._groups: list[Group] = []
@@ -69,7 +75,7 @@ class Optimizer(torch.optim.Optimizer):
         self._model: dict[str, torch.Tensor] = {}
         self._given: list[torch.Tensor] = []  # in the user's order, which splitting groups loses
         self._forget()
-        defaults = self._defaults() | {"maximize": maximize}
+        defaults = self._defaults() | self._fixed | {"maximize": maximize}
         super().__init__(params, defaults)
 
     def _forget(self) -> None:
@@ -78,7 +84,6 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: dict[torch.Tensor, _Slot] = {}
         self._variants: dict[tuple[bool, bool], Rule] = {}
         self._programs: dict[Program, Program] = {}
-        self._executor = executions.Executor(self.execution)
 
     def _defaults(self) -> dict[str, Any]:
         """The rule's numbers under torch's keys: schedulers look there for what they may write."""
@@ -120,13 +125,14 @@ class Optimizer(torch.optim.Optimizer):
         for leaf, p in zip(leaves, tensors, strict=True):
             _check_parameter(p, leaf)
         model = {f.name for f in self.rule.fields if f.is_of_model}
-        others = {k: v for k, v in given.items() if k not in model and k != states.UPDATES}
+        others = {k: v for k, v in given.items() if k not in model and k not in self._fixed and k != states.UPDATES}
         values = {**self.rule.hyper, **grouping.normalise(self.rule, self._names, others)}
         resolved = [grouping.resolve(self.rule, values, leaf) for leaf in leaves or [Leaf()]]
         kept = {k: v for k, v in others.items() if k in grouping.KEYS_OF_OTHERS or isinstance(v, str)}
         made = []
         for indices in grouping.split(resolved):
-            group = {**kept, "params": [tensors[i] for i in indices if tensors]}
+            fixed = {k: given.get(k, v) for k, v in self._fixed.items()}
+            group = {**kept, **fixed, "params": [tensors[i] for i in indices if tensors]}
             if names is not None:
                 group["param_names"] = [names[i] for i in indices]
             own = grouping.fill(self.rule, self._names.keys, group, resolved[indices[0]], self._updates)
@@ -168,7 +174,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None) -> Any:
         """Update every parameter that has a gradient; returns what `closure` returns.
 
         closure: computes the loss anew, gradients included.
@@ -188,13 +194,13 @@ class Optimizer(torch.optim.Optimizer):
         self._adopt_numbers_of_model()
         for group, own in zip(self.param_groups, self._groups, strict=True):
             grouping.refuse_two_owners(self.rule, group, own)
+            grouping.refuse_change(self.rule, group, self._fixed)
             if self._updates.device.type == "cpu":
                 grouping.own_values(self._names.keys, group, own, self._updates, force=False)
         slots = self._collect(extras, scaled)
         if not slots:
             return
-        applied = self._executor.step([slot.leaf for slot in slots])
-        count([self._updates], applied)
+        executions.run([(slot.leaf, slot.execution) for slot in slots], self._updates)
         sharded = [slot.p for slot in slots if slot.is_sharded]
         if sharded:  # they were written through their shards, which autograd does not see
             torch.autograd.graph.increment_version(sharded)
@@ -212,9 +218,13 @@ class Optimizer(torch.optim.Optimizer):
             extras["value"] = value
         lacking = [name for name in self.rule.extras if extras.get(name) is None]
         if lacking == ["value"]:
-            raise ValueError(f"{self.rule.name} needs the loss: write step(value=loss), or step(closure) that returns it.")
+            raise ValueError(
+                f"{self.rule.name} needs the loss: write step(value=loss), or step(closure) that returns it."
+            )
         if lacking:
-            raise ValueError(f"{self.rule.name} needs {', '.join(lacking)}, which a GradScaler supplies: step through one.")
+            raise ValueError(
+                f"{self.rule.name} needs {', '.join(lacking)}, which a GradScaler supplies: step through one."
+            )
         for name, x in extras.items():
             if isinstance(x, torch.Tensor) and x.numel() != 1:
                 raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(x.shape)}.")
@@ -283,11 +293,11 @@ class Optimizer(torch.optim.Optimizer):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
         program = rule.program(seen)
         program = self._programs.setdefault(program, program)
-        return _Slot(rule, program, p, state, hyper, self._names, self._model)
+        return _Slot(rule, program, p, p.grad, state, hyper, self._names, self._model, self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
 
-    @torch._disable_dynamo  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by this rule or by its namesake in torch.optim; `trainfn_torch.checkpoint` says how."""
         state_dict = state_dict.copy()
@@ -296,7 +306,9 @@ class Optimizer(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = replaced
         entries = self._entries()
-        loaded = checkpoint.prepare(self.rule, self._names, self.param_groups, self._groups, entries, state_dict)
+        loaded = checkpoint.prepare(
+            self.rule, self._names, self._fixed, self.param_groups, self._groups, entries, state_dict
+        )
         self.param_groups, self._groups = loaded.param_groups, loaded.groups
         self.state = defaultdict(dict, loaded.state)
         self._slots.clear()
@@ -323,10 +335,17 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         own = [
-            (group.schedules, [k.name for k in self._names.keys if k.name in group.owned and grouping.is_ours(k, g, group)])
+            (
+                group.schedules,
+                [k.name for k in self._names.keys if k.name in group.owned and grouping.is_ours(k, g, group)],
+            )
             for g, group in zip(self.param_groups, self._groups, strict=True)
         ]
-        kept = {"execution": self.execution, "_given": self._given, "_step_supports_amp_scaling": self._step_supports_amp_scaling}
+        kept = {
+            "execution": self.execution,
+            "_given": self._given,
+            "_step_supports_amp_scaling": self._step_supports_amp_scaling,
+        }
         return {**super().__getstate__(), **kept, "rule": pickling.Portable(self.rule), "_owned": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -348,17 +367,19 @@ class Optimizer(torch.optim.Optimizer):
 class _Slot:
     """A parameter ready for an execution, and by what to tell whether it still is."""
 
-    __slots__ = ("entries", "is_plain", "is_sharded", "leaf", "p", "pointer", "rule", "values")
+    __slots__ = ("entries", "execution", "is_plain", "is_sharded", "leaf", "p", "pointer", "rule", "values")
 
     def __init__(
         self,
         rule: Rule,
         program: Program,
         p: torch.Tensor,
+        g: torch.Tensor,
         state: dict[str, Any],
         hyper: dict[str, Any],
         names: Names,
         model: Mapping[str, torch.Tensor],
+        execution: str | None,
     ) -> None:
         self.rule, self.p, self.entries = rule, p, state
         self.values = list(state.values())
@@ -366,17 +387,20 @@ class _Slot:
         # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
         self.is_sharded = is_sharded(p)
         fields = {names.field[name]: self._view(x, program) for name, x in state.items() if name != "step"}
-        shared = {name: x for name, x in model.items() if f"state.{name}" in program.output or _pair(name) in program.output}
+        shared = {
+            name: x for name, x in model.items() if f"state.{name}" in program.output or _pair(name) in program.output
+        }
         self.leaf = LeafUpdate(
             program=program,
             p=self._view(p, program),
-            g=p,
+            g=self._view(placed_like(g, p), program),
             state={**fields, **shared},
             step=state["step"],
             hyper=hyper,
             model=frozenset(shared),
         )
         self.pointer = plain(p).data_ptr()
+        self.execution = executions.choose(self.leaf, execution)
 
     def _view(self, x: torch.Tensor, program: Program) -> torch.Tensor:
         reduces = any(node.is_reduction for node in program.nodes)
@@ -400,7 +424,7 @@ def _pair(name: str) -> str:
     return f"state.{name}.high"
 
 
-# -- what users give -----------------------------------------------------------------------------------------------------
+# -- what users give ---------------------------------------------------------------------------------------------------
 
 
 def _tensors_and_names(given: Mapping[str, Any]) -> tuple[list[torch.Tensor] | None, list[str] | None]:
@@ -440,8 +464,8 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
     where = f"parameter {leaf.name!r}" if leaf.name else f"a parameter of shape {leaf.shape}"
     if p.dtype not in _DTYPES:
         raise TypeError(
-            f"{where} has dtype {p.dtype}; updates are defined for {', '.join(str(d).removeprefix('torch.') for d in _DTYPES)}. "
-            "Leave it out of the optimizer."
+            f"{where} has dtype {p.dtype}; updates are defined for {', '.join(map(str, _DTYPES))}. Leave it "
+            "out of the optimizer."
         )
     if not is_sharded(p) and is_overlapping(p):
         raise ValueError(f"{where} is expanded: several of its elements are one number in memory. Give p.contiguous().")
@@ -453,4 +477,8 @@ def _name(group: Mapping[str, Any], i: int) -> str:
 
 
 def _describe(group: Mapping[str, Any], i: int) -> str:
-    return f"parameter {_name(group, i)!r}" if _name(group, i) else f"parameter {i} of its group, shape {tuple(group['params'][i].shape)}"
+    return (
+        f"parameter {_name(group, i)!r}"
+        if _name(group, i)
+        else f"parameter {i} of its group, shape {tuple(group['params'][i].shape)}"
+    )

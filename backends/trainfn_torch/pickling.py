@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainfn.rule import Link, Rule
+from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 
 
@@ -51,7 +52,7 @@ def _without_lost(rule: Rule, lost: dict[int, Lost]) -> Rule:
 
 
 def _portable(name: str, value: Any, lost: dict[int, Lost]) -> Any:
-    if not callable(value) or hasattr(value, "__reduce__") and type(value).__name__ == "Schedule":
+    if not callable(value) or isinstance(value, Schedule):
         return value
     try:
         pickle.dumps(value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,15 +23,20 @@ from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn_torch.leaf import LeafUpdate
-from trainfn_torch.scalars import TABLE, load, on
+from trainfn_torch.scalars import TABLE, is_host, load, on
 from trainfn_torch.tensors import plain, reduce_over_mesh
 
 # `trainfn.reference` says why a product is flushed below this rather than below the smallest normal number.
 _FLUSHED_BELOW = 2.0**-126 - 2.0**-151
 
 
+def accepts(leaf: LeafUpdate) -> bool:
+    """Everything."""
+    return True
+
+
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate]) -> bool | torch.Tensor:
+def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
     total = float(sum(leaf.p.numel() for leaf in leaves))
     applied: Any = True
@@ -44,8 +49,8 @@ def step(leaves: Sequence[LeafUpdate]) -> bool | torch.Tensor:
         results = run([_call(leaf, total, written(leaf)) for leaf in some], TABLE)
         for leaf, result in zip(some, results, strict=True):
             _store(leaf, result, applied)
-    count([leaf.step for leaf in leaves], applied)
-    return applied
+    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], applied)
+    return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
 
 
 def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
@@ -74,9 +79,11 @@ def scalar_inputs(leaf: LeafUpdate, total: float) -> dict[str, Any]:
     for name, x in leaf.state.items():
         if not leaf.is_array(name):
             pair = x.numel() == 2
-            inputs |= {f"state.{name}.high": load(x[0]), f"state.{name}.low": load(x[1])} if pair else {
-                f"state.{name}": load(x)
-            }
+            inputs |= (
+                {f"state.{name}.high": load(x[0]), f"state.{name}.low": load(x[1])}
+                if pair
+                else {f"state.{name}": load(x)}
+            )
     return {**inputs, "step": load(leaf.step), "count.leaf": float(leaf.p.numel()), "count.global": total}
 
 
@@ -123,7 +130,7 @@ def _store(leaf: LeafUpdate, result: Mapping[str, Any], applied: Any) -> None:
     store_scalars(leaf, result, applied)
 
 
-# -- arithmetic on one tensor --------------------------------------------------------------------------------------------
+# -- arithmetic on one tensor ------------------------------------------------------------------------------------------
 
 
 def compute_dtype(storage: torch.dtype) -> torch.dtype:

@@ -71,9 +71,9 @@ def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: tor
     unknown = [name for name in state if name not in fields and name != "step"]
     if missing or unknown:
         raise ValueError(
-            f"the state of {where} does not belong to {rule.name}: it has {', '.join(map(str, state)) or 'nothing'}, and "
-            f"the rule keeps {', '.join(['step', *fields])}. Load a state that this rule saved, or use the rule that "
-            "saved this one."
+            f"the state of {where} does not belong to {rule.name}: it has {', '.join(map(str, state)) or 'nothing'}, "
+            f"and the rule keeps {', '.join(['step', *fields])}. Load a state that this rule saved, or use the "
+            "rule that saved this one."
         )
     for name, f in fields.items():
         value = state[name]

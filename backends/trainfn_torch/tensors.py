@@ -66,7 +66,9 @@ def reduce_over_mesh(op: str, part: Any, leaf: torch.Tensor) -> Any:
     number = torch.tensor(part, dtype=torch.float64, device=device) if is_host(part) else part
     is_sum = op.startswith("sum")
     # A maximum of collectives may lose a NaN, so that travels beside the number.
-    message = number.reshape(1) if is_sum else torch.stack([number.isnan().to(number.dtype), number.nan_to_num(-math.inf)])
+    message = (
+        number.reshape(1) if is_sum else torch.stack([number.isnan().to(number.dtype), number.nan_to_num(-math.inf)])
+    )
     for group in groups:
         torch.distributed.all_reduce(message, _reduce_op(is_sum), group=group)
     result = message[0] if is_sum else torch.where(message[0] > 0, math.nan, message[1])

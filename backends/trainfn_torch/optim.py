@@ -1,0 +1,179 @@
+"""Rules under the names, arguments and defaults of torch.optim, to be put in its place.
+
+    optimizer = trainfn_torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+Numbers may also be schedules or functions of the leaf.  Keyword arguments beyond torch's (`execution`, `unscales`) are
+`Optimizer`'s; torch's `foreach`, `fused`, `capturable` and `differentiable`, which choose between its implementations,
+are not taken.  Momentum that is 0 keeps no buffer, as in torch, and cannot be changed later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainfn import rules
+from trainfn.rule import Rule, chain
+from trainfn_torch.optimizer import Optimizer
+
+
+class AdamW(Optimizer):
+    """torch.optim.AdamW: `trainfn.rules.adamw`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 1e-2,
+        amsgrad: bool = False,
+        **options: Any,
+    ) -> None:
+        _refuse("amsgrad", amsgrad)
+        b1, b2 = betas
+        rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, rule, fixed={"amsgrad": False, "decoupled_weight_decay": True}, **options)
+
+
+class Adam(Optimizer):
+    """torch.optim.Adam: `trainfn.rules.adam` after `coupled_weight_decay`, or `adamw`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        amsgrad: bool = False,
+        *,
+        decoupled_weight_decay: bool = False,
+        **options: Any,
+    ) -> None:
+        _refuse("amsgrad", amsgrad)
+        b1, b2 = betas
+        if decoupled_weight_decay:
+            rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        else:
+            rule = _coupled(weight_decay, rules.adam(lr=lr, b1=b1, b2=b2, eps=eps))
+        fixed = {"amsgrad": False, "decoupled_weight_decay": decoupled_weight_decay}
+        super().__init__(params, rule, fixed=fixed, **options)
+
+
+class RAdam(Optimizer):
+    """torch.optim.RAdam: `trainfn.rules.radam` between weight decays."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        decoupled_weight_decay: bool = False,
+        **options: Any,
+    ) -> None:
+        b1, b2 = betas
+        rule = rules.radam(lr=lr, b1=b1, b2=b2, eps=eps, eps_before_debias=True)
+        if decoupled_weight_decay:
+            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay, lr=lr))
+        else:
+            rule = _coupled(weight_decay, rule)
+        super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
+
+
+class SGD(Optimizer):
+    """torch.optim.SGD: `trainfn.rules.sgd` after `coupled_weight_decay`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        momentum: Any = 0.0,
+        dampening: Any = 0.0,
+        weight_decay: Any = 0.0,
+        nesterov: bool = False,
+        **options: Any,
+    ) -> None:
+        if nesterov and (_is_zero(momentum) or not _is_zero(dampening)):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+        rule = rules.sgd(
+            lr=lr,
+            momentum=None if _is_zero(momentum) else momentum,
+            dampening=None if _is_zero(dampening) else dampening,
+            nesterov=nesterov,
+        )
+        fixed = {"nesterov": nesterov, **_zeros(momentum=momentum, dampening=dampening)}
+        super().__init__(params, _coupled(weight_decay, rule), fixed=fixed, **options)
+
+
+class RMSprop(Optimizer):
+    """torch.optim.RMSprop: `trainfn.rules.rmsprop` after `coupled_weight_decay`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        alpha: Any = 0.99,
+        eps: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        momentum: Any = 0.0,
+        centered: bool = False,
+        **options: Any,
+    ) -> None:
+        rule = rules.rmsprop(
+            lr=lr, decay=alpha, eps=eps, momentum=None if _is_zero(momentum) else momentum, centered=centered
+        )
+        fixed = {"centered": centered, **_zeros(momentum=momentum)}
+        super().__init__(params, _coupled(weight_decay, rule), fixed=fixed, **options)
+
+
+class Adagrad(Optimizer):
+    """torch.optim.Adagrad: `trainfn.rules.adagrad` after `coupled_weight_decay`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        lr_decay: Any = 0.0,
+        weight_decay: Any = 0.0,
+        initial_accumulator_value: Any = 0.0,
+        eps: Any = 1e-10,
+        **options: Any,
+    ) -> None:
+        rule = rules.adagrad(lr=lr, lr_decay=lr_decay, initial_accumulator_value=initial_accumulator_value, eps=eps)
+        super().__init__(params, _coupled(weight_decay, rule), **options)
+
+
+class Lion(Optimizer):
+    """Lion as in its paper's code, which torch.optim has not: `trainfn.rules.lion`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-4,
+        betas: tuple[Any, Any] = (0.9, 0.99),
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
+        b1, b2 = betas
+        super().__init__(params, rules.lion(lr=lr, b1=b1, b2=b2, weight_decay=weight_decay), **options)
+
+
+def _coupled(weight_decay: Any, rule: Rule) -> Rule:
+    """The rule after torch's weight decay, also where that is 0 for now: it stands in the groups and can be changed."""
+    return chain(rules.coupled_weight_decay(weight_decay=weight_decay), rule)
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int | float) and value == 0
+
+
+def _zeros(**values: Any) -> dict[str, float]:
+    """Those that are 0, for which the rule is made without them."""
+    return {name: 0 for name, value in values.items() if _is_zero(value)}
+
+
+def _refuse(name: str, asked: bool) -> None:
+    if asked:
+        raise ValueError(f"{name} is not among trainfn's rules; leave it False, or use torch.optim's.")
