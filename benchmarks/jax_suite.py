@@ -1,0 +1,71 @@
+"""JAX on the CPU: jitted updates, parameters and state donated, against optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import trainfn as tf
+import trainfn_jax
+from benchmarks.models import TRANSFORMER
+from benchmarks.pairs import compare
+from benchmarks.rows import ratio_row
+
+Step = Callable[[], object]
+
+
+def _step(tx: Any) -> Step:
+    """A closure that carries parameters and state from one call to the next, as a training loop does."""
+    rng = np.random.default_rng(0)
+    params = {f"{i:03d}": jnp.asarray(rng.standard_normal(s, np.float32) * 0.02) for i, s in enumerate(TRANSFORMER)}
+    grads = {k: jnp.asarray(rng.standard_normal(p.shape, np.float32) * 1e-3) for k, p in params.items()}
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    carried = [params, tx.init(params)]
+
+    def step() -> None:
+        carried[:] = update(*carried, grads)
+        jax.block_until_ready(carried)
+
+    return step
+
+
+def clip_adamw() -> dict[str, str]:
+    ours = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(1.0), tf.adamw(weight_decay=1e-4)))
+    theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    return ratio_row(
+        "clip + AdamW under jit", "optax.chain(clip_by_global_norm, adamw)", compare(_step(ours), _step(theirs)), 0.75
+    )
+
+
+ELEMENTWISE: tuple[tuple[str, tf.Rule, Any], ...] = (
+    ("SGD with momentum", tf.sgd(momentum=0.9), optax.sgd(1e-3, momentum=0.9)),
+    ("Adam", tf.adam(), optax.adam(1e-3)),
+    ("AdamW", tf.adamw(weight_decay=1e-4), optax.adamw(1e-3)),
+    ("Lion", tf.lion(), optax.lion(1e-4)),
+    ("RAdam", tf.radam(), optax.radam(1e-3)),
+    ("RMSprop", tf.rmsprop(), optax.rmsprop(1e-2, decay=0.99, eps_in_sqrt=False)),
+    ("Adagrad", tf.adagrad(initial_accumulator_value=0.1, eps=1e-7, eps_in_sqrt=True), optax.adagrad(1e-2)),
+)
+
+
+def _elementwise(name: str, rule: tf.Rule, namesake: Any) -> Callable[[], dict[str, str]]:
+    def measured() -> dict[str, str]:
+        ratio = compare(_step(trainfn_jax.transform(rule)), _step(namesake), pairs=24, seconds=15)
+        return ratio_row(f"{name} under jit", "its optax namesake", ratio, 1.05)
+
+    measured.__name__ = name.replace(" ", "_").lower()
+    return measured
+
+
+ROWS: tuple[Callable[[], dict[str, str]], ...] = (clip_adamw, *(_elementwise(*case) for case in ELEMENTWISE))
