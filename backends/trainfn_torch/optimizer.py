@@ -30,6 +30,8 @@ from trainfn_torch.names import Names
 from trainfn_torch.tensors import is_overlapping, is_sharded, placed_like, plain, real
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+# Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
+_KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
 _FROM_SCALER = ("grad_scale", "found_inf")
 
 
@@ -341,11 +343,7 @@ class Optimizer(torch.optim.Optimizer):
             )
             for g, group in zip(self.param_groups, self._groups, strict=True)
         ]
-        kept = {
-            "execution": self.execution,
-            "_given": self._given,
-            "_step_supports_amp_scaling": self._step_supports_amp_scaling,
-        }
+        kept = {name: getattr(self, name) for name in _KEPT}
         return {**super().__getstate__(), **kept, "rule": pickling.Portable(self.rule), "_owned": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

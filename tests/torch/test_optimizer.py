@@ -1,0 +1,626 @@
+"""The optimizer as torch's loops use it: groups, ownership of hyperparameters, hooks, closures, odd tensors, errors."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import trainfn_torch
+
+import trainfn as tf
+from tests.bits import assert_same_bits
+from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, parameters, snapshot
+from trainfn.rule import rule
+from trainfn.schedules import linear
+from trainfn.trace import Array, LeafScalar, ModelPair, ModelScalar
+from trainfn.verbs import apply_if, global_norm, leaf_max, leaf_sum
+
+DECAY = linear(start=0.1, stop=0.0, steps=10)
+BY_SHAPE = tf.adamw(weight_decay=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0)
+
+
+def optimizer_of(params: Any, *args: Any, **kwargs: Any) -> trainfn_torch.Optimizer:
+    return trainfn_torch.Optimizer(list(params.items()), *args, **kwargs)
+
+
+# -- bits, where the catalogue's tests do not look ---------------------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    m: Array
+    largest: LeafScalar
+    norm: ModelScalar
+    sum: ModelPair
+
+
+@rule
+def keeps_numbers(state: Numbers, g: Any, *, lr: Any = 0.1) -> Any:
+    """State of every sort."""
+    norm = 0.5 * state.norm + global_norm(g)
+    largest = leaf_max(abs(g)) + 0.25 * state.largest
+    m = 0.9 * state.m + g
+    return -lr * m / (norm + largest), Numbers(m, largest, norm, state.sum + 1 / 3 + leaf_sum(g * 0.0))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_state_of_every_sort(execution: str) -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, keeps_numbers(), execution=execution)
+    expected = Reference(keeps_numbers(), params)
+    for n in range(4):
+        give_gradients(params, n)
+        optimizer.step()
+        expected.step(params)
+    for name, p in params.items():
+        assert_same_bits({"p": expected.params[name]}, {"p": p.detach().numpy()}, name)
+        leaf = expected.state.leaves[name]
+        assert_same_bits({"m": leaf["m"]}, {"m": optimizer.state[p]["m"].numpy()}, name)
+        assert float(optimizer.state[p]["largest"]) == leaf["largest"]
+    group = optimizer.param_groups[0]
+    model = expected.state.model
+    assert float(group["norm"]) == model["norm"] != 0.0
+    assert group["sum"].tolist() == [model["sum.high"], model["sum.low"]]
+    assert model["sum.low"] != 0.0
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_leaves_without_gradient_rest_and_schedules_count_model_updates(execution: str) -> None:
+    params = parameters()
+    made = tf.adamw(lr=DECAY)
+    optimizer, expected = optimizer_of(params, made, execution=execution), Reference(made, params)
+    for n, only in enumerate([None, ["bias"], ["weight", "scale"], ["bias"], None]):
+        give_gradients(params, n, only)
+        optimizer.step()
+        expected.step(params)
+        expected.check(optimizer, params, f"{execution}, step {n}")
+    assert [float(optimizer.state[p]["step"]) for p in params.values()] == [3, 4, 3]
+    assert optimizer.param_groups[0]["lr"] == DECAY(5)
+
+
+def test_a_parameter_that_never_had_a_gradient_has_no_state() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    give_gradients(params, 1, ["bias"])
+    optimizer.step()
+    assert list(optimizer.state) == [params["bias"]]
+    assert list(optimizer.state[params["bias"]]) == ["step", "exp_avg", "exp_avg_sq"]
+    before = snapshot(optimizer)
+    give_gradients(params, 1, [])
+    optimizer.step()
+    assert_same_bits(before, snapshot(optimizer))
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.t().contiguous().t(),
+    "sliced": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+    "strided": lambda x: torch.stack([x, x], -1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(execution: str, layout: str) -> None:
+    plain = parameters()
+    odd = {"weight": torch.nn.Parameter(LAYOUTS[layout](plain["weight"].detach())), "bias": plain["bias"]}
+    made = tf.chain(tf.clip_by_global_norm(0.5), tf.adamw())
+    optimizer, expected = optimizer_of(odd, made, execution=execution), Reference(made, odd)
+    for n in range(3):
+        give_gradients(odd, n)
+        if n == 1:
+            odd["weight"].grad = odd["weight"].grad.t().contiguous().t()
+        optimizer.step()
+        expected.step(odd)
+    expected.check(optimizer, odd, layout)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_complex_parameters_are_pairs_of_numbers(execution: str) -> None:
+    real = parameters(shapes={"w": (4, 3, 2)})
+    twin = {"w": torch.nn.Parameter(torch.view_as_complex(real["w"].detach().clone()))}
+    made = tf.adamw(weight_decay=0.1)
+    ours, theirs = optimizer_of(real, made, execution=execution), optimizer_of(twin, made, execution=execution)
+    for n in range(3):
+        give_gradients(real, n)
+        g = torch.view_as_complex(real["w"].grad.clone())
+        twin["w"].grad = g.conj().resolve_conj().conj() if n else g  # a lazy conjugate, as backward makes them
+        assert twin["w"].grad.is_conj() == bool(n)
+        ours.step()
+        theirs.step()
+    assert_same_bits({"w": real["w"].detach()}, {"w": torch.view_as_real(twin["w"].detach())})
+    state = theirs.state[twin["w"]]
+    assert state["exp_avg"].is_complex()
+    assert_same_bits({"m": ours.state[real["w"]]["exp_avg"]}, {"m": torch.view_as_real(state["exp_avg"])})
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_lazy_negation_of_a_gradient(execution: str) -> None:
+    params = parameters(shapes={"w": (6,)})
+    optimizer, expected = optimizer_of(params, tf.lion(), execution=execution), Reference(tf.lion(), params)
+    give_gradients(params, 1)
+    g = params["w"].grad.clone()
+    params["w"].grad = torch.complex(torch.zeros(6), -g).conj().imag
+    assert params["w"].grad.is_neg()
+    optimizer.step()
+    params["w"].grad = g
+    expected.step(params)
+    expected.check(optimizer, params)
+
+
+class Labelled(torch.Tensor):
+    """A subclass that only adds behaviour."""
+
+
+def test_subclasses_are_seen_through() -> None:
+    params = parameters()
+    twin = {"weight": params["weight"].detach().clone().as_subclass(Labelled).requires_grad_()}
+    params = {"weight": params["weight"]}
+    ours, theirs = optimizer_of(params, tf.adamw()), optimizer_of(twin, tf.adamw())
+    for n in range(2):
+        give_gradients(params, n)
+        twin["weight"].grad = params["weight"].grad.clone().as_subclass(Labelled)
+        ours.step()
+        theirs.step()
+    assert_same_bits({"w": params["weight"].detach()}, {"w": twin["weight"].detach().as_subclass(torch.Tensor)})
+
+
+def test_executions_mix_within_a_step() -> None:
+    """A subclass goes tensor by tensor beside fused leaves, and the update is counted once."""
+    for made in (tf.adamw(), tf.chain(tf.clip_by_global_norm(0.1), tf.adamw())):
+        params = parameters()
+        mixed = {name: torch.nn.Parameter(p.detach().clone()) for name, p in params.items()}
+        mixed["bias"] = mixed["bias"].detach().as_subclass(Labelled).requires_grad_()
+        optimizer, expected = optimizer_of(mixed, made), Reference(made, params)
+        for n in range(3):
+            give_gradients(params, n)
+            for name, p in params.items():
+                mixed[name].grad = p.grad.clone()
+            optimizer.step()
+            expected.step(params)
+        for name in params:
+            actual = mixed[name].detach().as_subclass(torch.Tensor).numpy()
+            assert_same_bits({name: expected.params[name]}, {name: actual})
+        assert float(optimizer.param_groups[0]["updates"]) == 3
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_exchanged_memory(execution: str) -> None:
+    """`p.data = ...`, and state moved away and back, as offloading does."""
+    params = parameters()
+    optimizer, expected = optimizer_of(params, tf.adamw(), execution=execution), Reference(tf.adamw(), params)
+    for n in range(4):
+        if n == 2:
+            params["weight"].data = params["weight"].detach().clone()
+            state = optimizer.state[params["bias"]]
+            optimizer.state[params["bias"]] = {k: x.clone() for k, x in state.items()}
+            state["exp_avg"].fill_(math.nan)
+        give_gradients(params, n)
+        optimizer.step()
+        expected.step(params)
+    expected.check(optimizer, params)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_autograd_notices_the_update(execution: str) -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = trainfn_torch.Optimizer([p], tf.sgd(), execution=execution)
+    loss = (p * p).sum()
+    p.grad = torch.ones(4)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_gradients_are_read_only(execution: str) -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.chain(tf.clip_by_global_norm(0.1), tf.adamw()), execution=execution)
+    give_gradients(params, 1)
+    before = {name: p.grad.clone() for name, p in params.items()}
+    optimizer.step()
+    assert_same_bits(before, {name: p.grad for name, p in params.items()})
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("made", [tf.adamw(), tf.sgd(momentum=0.9), tf.lion(), tf.radam(), tf.rmsprop(), tf.adagrad()])
+def test_no_learning_rate_and_no_gradient_move_nothing(execution: str, made: tf.Rule) -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, made, execution=execution)
+    before = {name: p.detach().clone() for name, p in params.items()}
+    optimizer.param_groups[0]["lr"] = 0.0
+    for p in params.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert_same_bits(before, {name: p.detach() for name, p in params.items()})
+
+
+def test_maximize() -> None:
+    up, down = parameters(), parameters()
+    ascent = optimizer_of(up, tf.adamw(weight_decay=0.0), maximize=True)
+    descent = optimizer_of(down, tf.adamw(weight_decay=0.0))
+    for n in range(3):
+        give_gradients(up, n)
+        for name, p in up.items():
+            down[name].grad = -p.grad
+        ascent.step()
+        descent.step()
+    assert_same_bits({k: p.detach() for k, p in up.items()}, {k: p.detach() for k, p in down.items()})
+
+
+# -- the loop's side ---------------------------------------------------------------------------------------------------
+
+
+@rule
+def polyak(g: Any, value: Any) -> Any:
+    """A step that needs the loss."""
+    return -value * g
+
+
+def test_the_loss_comes_from_the_closure_or_the_caller() -> None:
+    p = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = trainfn_torch.Optimizer([p], polyak())
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 4.0
+    assert p.item() == 2.0 - 4.0 * 4.0
+    p.grad = torch.ones(1)
+    assert optimizer.step(value=torch.tensor(3.0)) is None
+    assert p.item() == -14.0 - 3.0
+    with pytest.raises(ValueError, match=r"polyak needs the loss: write step\(value=loss\)"):
+        optimizer.step()
+    assert p.item() == -17.0
+
+
+def test_hooks_run_around_the_step() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    order: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: order.append(f"pre {len(optimizer.state)}"))
+    optimizer.register_step_post_hook(lambda *_: order.append(f"post {len(optimizer.state)}"))
+    give_gradients(params, 1)
+    optimizer.step()
+    assert order == ["pre 0", "post 3"]
+
+
+def test_state_made_by_a_hook_is_kept() -> None:
+    """Torchtitan keeps bfloat16 moments by making them before the first step."""
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+
+    def fill(*_: Any) -> None:
+        for p in params.values():
+            if not optimizer.state[p]:
+                low = torch.zeros_like(p, dtype=torch.bfloat16)
+                optimizer.state[p].update(step=torch.tensor(0.0), exp_avg=low, exp_avg_sq=low.clone())
+
+    optimizer.register_step_pre_hook(fill)
+    give_gradients(params, 1)
+    optimizer.step()
+    state = optimizer.state[params["weight"]]
+    assert state["exp_avg"].dtype is torch.bfloat16
+    assert state["exp_avg"].any()
+    assert float(state["step"]) == 1
+
+
+def test_numbers_in_a_group_are_the_users() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw(lr=1e-3))
+    expected = Reference(tf.adamw(), params)
+    group = optimizer.param_groups[0]
+    for n, lr in enumerate([1e-3, 0.5, torch.tensor(0.25), 0.125]):
+        group["lr"] = lr
+        group["betas"] = (0.5, 0.75)
+        expected.rule = tf.adamw(lr=float(lr), b1=0.5, b2=0.75)
+        give_gradients(params, n)
+        optimizer.step()
+        expected.step(params)
+        expected.check(optimizer, params, f"lr {lr}")
+        assert group["lr"] is lr
+
+
+def test_a_scheduled_number_is_true_whenever_it_is_read() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw(lr=DECAY, b1=linear(start=0.5, stop=0.9, steps=4)))
+    group = optimizer.param_groups[0]
+    for n in range(12):
+        assert group["lr"] == DECAY(n)
+        assert group["betas"] == (linear(start=0.5, stop=0.9, steps=4)(n), 0.999)
+        give_gradients(params, n)
+        optimizer.step()
+
+
+def test_a_foreign_number_is_used_and_left_until_the_owned_one_returns() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.sgd(lr=DECAY))
+    group = optimizer.param_groups[0]
+    owned = group["lr"]
+    before = {name: p.detach().clone() for name, p in params.items()}
+    group["lr"] = foreign = 0.0
+    give_gradients(params, 1)
+    optimizer.step()
+    assert group["lr"] is foreign
+    assert_same_bits(before, {name: p.detach() for name, p in params.items()})
+    group["lr"] = owned
+    expected = Reference(tf.sgd(lr=DECAY(1)), params)
+    expected.state = expected.state.__class__(1, {}, dict.fromkeys(params, 1), {k: {} for k in params})
+    optimizer.step()
+    expected.step(params)
+    expected.check(optimizer, params)
+    assert group["lr"] == DECAY(2)
+
+
+def test_a_constant_schedule_does_not_own_the_users_equal_number() -> None:
+    number = 0.125
+    optimizer = trainfn_torch.Optimizer([torch.nn.Parameter(torch.ones(2))], tf.sgd(lr=tf.schedules.constant(number)))
+    assert optimizer.param_groups[0]["lr"] == number
+    assert optimizer.param_groups[0]["lr"] is not number
+
+
+def test_an_lr_scheduler_on_a_scheduled_lr_is_refused_by_name() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw(lr=DECAY))
+    torch.optim.lr_scheduler.StepLR(optimizer, 3)
+    give_gradients(params, 1)
+    with pytest.raises(RuntimeError, match=r"lr has two owners: the schedule linear\(.*LRScheduler"):
+        optimizer.step()
+    assert not optimizer.state
+
+
+# -- groups ------------------------------------------------------------------------------------------------------------
+
+
+def test_leaf_functions_split_a_group() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, BY_SHAPE)
+    assert [(g["param_names"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (["weight"], 0.1),
+        (["bias", "scale"], 0.0),
+    ]
+    expected = Reference(BY_SHAPE, params)
+    for n in range(3):
+        give_gradients(params, n)
+        optimizer.step()
+        expected.step(params)
+    expected.check(optimizer, params)
+
+
+def test_a_group_beats_the_leaf_function_beats_the_default() -> None:
+    params = parameters()
+    groups = [{"params": [params["weight"]], "weight_decay": 0.3, "b1": 0.5}, {"params": [params["bias"]]}]
+    optimizer = trainfn_torch.Optimizer(groups, BY_SHAPE)
+    optimizer.add_param_group({"params": [params["scale"]], "lr": lambda leaf: 0.25, "betas": (0.1, 0.2)})
+    assert [(g["weight_decay"], g["lr"], g["betas"]) for g in optimizer.param_groups] == [
+        (0.3, 1e-3, (0.5, 0.999)),
+        (0.0, 1e-3, (0.9, 0.999)),
+        (0.0, 0.25, (0.1, 0.2)),
+    ]
+
+
+def test_a_group_may_have_its_own_schedule() -> None:
+    params = parameters()
+    optimizer = optimizer_of({"weight": params["weight"]}, tf.sgd(lr=1.0))
+    give_gradients(params, 1)
+    optimizer.step()
+    optimizer.add_param_group({"params": [("bias", params["bias"])], "lr": DECAY})
+    assert [g["lr"] for g in optimizer.param_groups] == [1.0, DECAY(1)]
+    optimizer.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [1.0, DECAY(2)]
+    assert optimizer.param_groups[0]["updates"] is optimizer.param_groups[1]["updates"]
+
+
+def test_leaf_functions_that_return_schedules_do_not_split_needlessly() -> None:
+    made = tf.sgd(lr=lambda leaf: linear(start=1.0, stop=0.0, steps=10 if leaf.ndim > 1 else 5))
+    optimizer = optimizer_of(parameters(), made)
+    assert [g["param_names"] for g in optimizer.param_groups] == [["weight"], ["bias", "scale"]]
+
+
+def test_the_users_own_group_dictionary_is_used() -> None:
+    group = {"params": list(parameters().values()), "name": "all"}
+    assert trainfn_torch.Optimizer([group], tf.adamw()).param_groups[0] is group
+
+
+BAD_NUMBERS = [
+    ({"lr": -1.0}, ValueError, "adamw: lr = -1.0 must be at least 0"),
+    ({"lr": math.nan}, ValueError, "lr = nan"),
+    ({"lr": "fast"}, TypeError, "lr = 'fast' is no hyperparameter"),
+    ({"lr": torch.ones(2)}, ValueError, "Tensor lr must be 1-element"),
+    ({"betas": (0.9,)}, ValueError, r"betas = \(0.9,\) must be a tuple of 2: b1, b2"),
+    ({"betas": (0.9, 1.0)}, ValueError, "b2 = 1.0 must be in"),
+    ({"learning_rate": 0.1}, ValueError, "adamw has no hyperparameter learning_rate"),
+    ({"weigth_decay": 0.1}, ValueError, "did you mean weight_decay"),
+]
+
+
+@pytest.mark.parametrize(("given", "kind", "message"), BAD_NUMBERS)
+def test_bad_numbers_in_a_new_group_are_named_and_change_nothing(given: Any, kind: Any, message: str) -> None:
+    params = parameters()
+    optimizer = optimizer_of({"weight": params["weight"]}, tf.adamw())
+    with pytest.raises(kind, match=message):
+        optimizer.add_param_group({"params": [("bias", params["bias"])], **given})
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": [("bias", params["bias"])]})
+    assert len(optimizer.param_groups) == 2
+
+
+@pytest.mark.parametrize(("given", "kind", "message"), BAD_NUMBERS[:-2])
+def test_bad_numbers_put_into_a_group_are_named_and_change_nothing(given: Any, kind: Any, message: str) -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    give_gradients(params, 1)
+    before = {name: p.detach().clone() for name, p in params.items()}
+    optimizer.param_groups[0].update(given)
+    with pytest.raises(kind, match=message):
+        optimizer.step()
+    assert_same_bits(before, {name: p.detach() for name, p in params.items()})
+    assert not optimizer.state
+
+
+def test_a_missing_number_and_a_schedule_put_into_a_group_are_errors() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    give_gradients(params, 1)
+    optimizer.param_groups[0]["lr"] = DECAY
+    with pytest.raises(TypeError, match="Schedules and leaf functions are given to the rule"):
+        optimizer.step()
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(KeyError, match="lr is missing from a parameter group"):
+        optimizer.step()
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_torch_refuses_is_refused() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    adamw = tf.adamw()
+    refused = [
+        ([], ValueError),
+        (p, TypeError),
+        ([{"params": {p}}], TypeError),
+        ([1.0], TypeError),
+        ([p * 2], ValueError),
+    ]
+    for params, kind in refused:
+        with pytest.raises(kind):
+            trainfn_torch.Optimizer(params, adamw)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        trainfn_torch.Optimizer([{"params": [p]}, {"params": [p]}], adamw)
+    with pytest.raises(ValueError, match="with/without names"):
+        trainfn_torch.Optimizer([("a", p), torch.nn.Parameter(torch.ones(2))], adamw)
+    with pytest.warns(UserWarning, match="duplicate"):
+        optimizer = trainfn_torch.Optimizer([p, p], adamw)
+    assert optimizer.param_groups[0]["params"] == [p]  # and is updated once
+
+
+def test_a_rule_without_its_hyperparameters_is_no_rule() -> None:
+    with pytest.raises(TypeError, match=r"Write adamw\(\) for its defaults"):
+        trainfn_torch.Optimizer([torch.nn.Parameter(torch.ones(2))], tf.adamw)  # type: ignore[arg-type]
+
+
+def test_integer_and_expanded_parameters_are_named() -> None:
+    counts = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(TypeError, match=r"parameter 'counts' has dtype torch.int64.*Leave it out"):
+        optimizer_of({"counts": counts}, tf.adamw())
+    wide = torch.nn.Parameter(torch.zeros(1).expand(4))
+    with pytest.raises(ValueError, match=r"parameter 'wide' is expanded.*contiguous"):
+        optimizer_of({"wide": wide}, tf.adamw())
+
+
+def test_a_sparse_gradient_is_named_and_nothing_changes() -> None:
+    params = parameters()
+    table = torch.nn.Embedding(4, 2, sparse=True)
+    params["table"] = table.weight
+    optimizer = optimizer_of(params, tf.adamw())
+    give_gradients({k: p for k, p in params.items() if k != "table"}, 1)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(
+        RuntimeError, match=r"does not support sparse gradients, and parameter 'table' has one.*to_dense"
+    ):
+        optimizer.step()
+    assert not optimizer.state
+    params["table"].grad = params["table"].grad.to_dense()
+    optimizer.step()
+
+
+def test_a_state_that_is_not_the_rules_is_named() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    optimizer.state[params["bias"]] = {"step": torch.tensor(0.0), "momentum_buffer": torch.zeros(5)}
+    give_gradients(params, 1)
+    with pytest.raises(ValueError, match=r"the state of parameter 'bias' does not belong to adamw"):
+        optimizer.step()
+
+
+@rule
+def cautious(g: Any, *, lr: Any = 0.1) -> Any:
+    """Skips the model's update if any leaf's sum is negative: a gate that looks at one leaf."""
+    return apply_if(leaf_sum(g) >= 0.0, -lr * g)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_gate_of_one_leaf_holds_everything(execution: str) -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.chain(cautious(), tf.adamw()), execution=execution)
+    for p in params.values():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    before = snapshot(optimizer)
+    params["scale"].grad = -torch.ones(())
+    optimizer.step()
+    assert_same_bits(before, snapshot(optimizer))
+    params["scale"].grad = torch.ones(())
+    optimizer.step()
+    assert float(optimizer.param_groups[0]["updates"]) == 2
+
+
+# -- schedules on torch's numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32, torch.float64])
+def test_schedules_on_torch_numbers_have_the_same_bits(dtype: torch.dtype) -> None:
+    curve = tf.schedules.warmup_cosine(peak=1e-3, warmup=7, steps=100)
+    steps = np.arange(0, 120)
+    expected = curve(steps)
+    actual = curve(torch.arange(0, 120, dtype=dtype))
+    assert actual.dtype is torch.float64
+    assert_same_bits({"curve": expected}, {"curve": actual.numpy()})
+    for n in (0, 3, 50, 100, 119):
+        one = curve(torch.tensor(n, dtype=dtype))
+        assert one.shape == ()
+        assert one.item() == curve(n)
+
+
+def test_scalars_that_only_a_device_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an accelerator steps, scales and verdicts are never read by the host: made believe here of the CPU."""
+    from trainfn_torch import scalars
+
+    made = tf.chain(tf.clip_by_global_norm(0.5), tf.radam())
+    for execution in ("single", "foreach"):
+        params = parameters()
+        optimizer, expected = optimizer_of(params, made, execution=execution), Reference(made, params)
+        monkeypatch.setattr(scalars, "_READ_BY_HOST", ())
+        for n in range(8):
+            give_gradients(params, n)
+            optimizer.grad_scale, optimizer.found_inf = torch.tensor(4.0), torch.tensor(float(n == 4))
+            for p in params.values():
+                p.grad *= 4.0
+            optimizer.step()
+            if n != 4:
+                for p in params.values():
+                    p.grad /= 4.0
+                expected.step(params)
+        monkeypatch.undo()
+        expected.check(optimizer, params, execution)
+
+
+def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainfn_torch import fused
+    from trainfn_torch.kernels import compiler
+
+    @rule
+    def never_compiled_before(g: Any, *, lr: Any = 0.1) -> Any:
+        return -(lr + 0.123) * g
+
+    def none(*_: Any, **__: Any) -> Any:
+        raise compiler.NoCompiler
+
+    monkeypatch.setattr(compiler, "find_compiler", none)
+    fused._warn.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            params = parameters()
+            optimizer = optimizer_of(params, never_compiled_before())
+            give_gradients(params, 1)
+            optimizer.step()
+    assert len(caught) == 1
+    assert "apt install gcc" in str(caught[0].message)
+    assert float(optimizer.param_groups[0]["updates"]) == 1
