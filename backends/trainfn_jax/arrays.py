@@ -1,8 +1,9 @@
 """Arrays in JAX: the table of elementwise operations and reductions for one leaf.
 
-float32 operations are rounded one at a time, as `trainfn_jax.primitives` makes XLA do.  Where XLA's GPU code rounds
-division and square root only approximately, both go through float64, which gives the correctly rounded float32; and
-since it keeps subnormal numbers, sums are flushed as well.  The choice is made while tracing, by the default platform.
+float32 operations are rounded one at a time where the program has pins between them (`trainfn_jax.pins`).  XLA's GPU
+code rounds division and square root only approximately; there both go through float64, which gives the correctly
+rounded float32; and since it keeps subnormal numbers, every operation is flushed.  The choice is made while tracing,
+by the default platform; no GPU was there to prove it on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jax import Array, lax
 
 from trainfn.interpret import Call
 from trainfn_jax import reductions
-from trainfn_jax.primitives import flush, opaque, opaque_one
+from trainfn_jax.primitives import flush, opaque_one, pin
 from trainfn_jax.scalars import FLOAT64, narrow
 
 FLOAT32 = np.dtype(np.float32)
@@ -39,10 +40,11 @@ def real_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
 
 
 def load(x: Any, compute: Any) -> Any:
-    """An array as a program reads it: real, widened, subnormals flushed, apart from the operation it comes from."""
+    """An array as a program reads it: real, and widened."""
     if np.issubdtype(x.dtype, np.complexfloating):
         x = lax.concatenate([lax.expand_dims(part, [x.ndim]) for part in (lax.real(x), lax.imag(x))], x.ndim)
-    return flush(lax.convert_element_type(opaque(x) if x.dtype.itemsize == 2 else x, compute))
+    wide = lax.convert_element_type(pin(x) if x.dtype.itemsize == 2 else x, compute)
+    return flush(wide) if _keeps_subnormals() else wide
 
 
 def round_to(x: Any, storage: Any) -> Any:
@@ -51,7 +53,7 @@ def round_to(x: Any, storage: Any) -> Any:
         parts = [lax.index_in_dim(x, i, axis=-1, keepdims=False) for i in range(2)]
         return lax.complex(*(round_to(part, real_dtype(storage)) for part in parts))
     rounded = lax.convert_element_type(x, storage)
-    return opaque(rounded) if rounded.dtype.itemsize == 2 else rounded
+    return pin(rounded) if rounded.dtype.itemsize == 2 else rounded
 
 
 @dataclass
@@ -78,8 +80,12 @@ def table(storage: Any, compute: Any, meetings: Meetings) -> dict[str, Callable[
     def stored(x: Any) -> Any:
         return lax.convert_element_type(round_to(x, storage), compute)
 
-    operations = _ELEMENTWISE_ON_GPU if jax.default_backend() == "gpu" else _ELEMENTWISE
+    operations = _ELEMENTWISE_ON_GPU if _keeps_subnormals() else _ELEMENTWISE
     return {**operations, "meet": meet, "stored": stored, "fill": meet}
+
+
+def _keeps_subnormals() -> bool:
+    return jax.default_backend() == "gpu"
 
 
 def spread(x: Any, like: Any) -> Any:
@@ -99,19 +105,11 @@ def _same_shape(*xs: Any) -> tuple[Any, ...]:
     return tuple(spread(x, like) for x in xs)
 
 
-def _mul(x: Any, y: Any) -> Any:
-    return flush(lax.mul(x, y))
-
-
 def _div(x: Any, y: Any) -> Any:
     if np.ndim(y) == 0:  # array / number would become array * (1 / number)
         x, y = _same_shape(x, y)
         y = lax.mul(y, opaque_one(x))
-    return flush(lax.div(x, y))
-
-
-def _sqrt(x: Any) -> Any:
-    return flush(lax.sqrt(x))
+    return lax.div(x, y)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -122,9 +120,9 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "add": lax.add,
     "sub": lax.sub,
-    "mul": _mul,
+    "mul": lax.mul,
     "div": _div,
-    "sqrt": _sqrt,
+    "sqrt": lax.sqrt,
     "neg": lax.neg,
     "abs": lax.abs,
     "lt": lax.lt,
@@ -134,6 +132,8 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "or": lax.bitwise_or,
     "not": lax.bitwise_not,
     "where": _where,
+    "pin": pin,
+    "flush": flush,
 }
 
 
@@ -153,8 +153,9 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
     **_ELEMENTWISE,
     "add": _flushed(lax.add),
     "sub": _flushed(lax.sub),
+    "mul": _flushed(lax.mul),
     "div": _through_float64(_div),
-    "sqrt": _through_float64(_sqrt),
+    "sqrt": _through_float64(lax.sqrt),
 }
 
 

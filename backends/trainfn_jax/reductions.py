@@ -68,13 +68,15 @@ def _axes(x: Any) -> tuple[int, ...]:
 
 def _integer_max(x: Array) -> Array:
     """Through integers of the same order: of positive numbers the bits, of negative ones the bits after the sign flipped."""
-    quiet_nan = bits_of_constant(np.asarray(np.nan, x.dtype))
+    quiet_nan = bits_of_constant(np.nan, x.dtype)
     u = bits(x)
     magnitude = np.asarray(np.iinfo(u.dtype).max, u.dtype)
     ordered = lax.select(lax.lt(u, lax.full_like(u, 0)), lax.bitwise_xor(u, lax.full_like(u, magnitude)), u)
     ordered = lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), ordered)
-    least = bits_of_constant(np.asarray(-np.inf, x.dtype)) ^ magnitude
-    most, _ = lax.reduce((ordered, ordered), (least, np.zeros((), u.dtype)), _max_and_or, _axes(x))
+    least = bits_of_constant(-np.inf, x.dtype) ^ magnitude
+    positive = lax.bitwise_and(ordered, lax.full_like(u, magnitude))
+    most, union = lax.reduce((ordered, positive), (least, np.zeros((), u.dtype)), _max_and_or, _axes(x))
+    most = lax.min(most, union)  # never smaller, and so the second result is not dead code
     return from_bits(lax.select(lax.lt(most, np.zeros((), u.dtype)), lax.bitwise_xor(most, magnitude), most), x.dtype)
 
 

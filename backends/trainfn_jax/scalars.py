@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from trainfn import reference
 from trainfn.interpret import Table
-from trainfn_jax.primitives import bits, flush, from_bits, opaque_one
+from trainfn_jax.primitives import bits, flush, from_bits, opaque_one, pin
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -30,11 +30,17 @@ def widen(x: Any) -> Any:
 
 
 def narrow(x: Any, dtype: Any) -> Any:
-    """A Scalar rounded once, and computed once: the fence keeps XLA from repeating its computation in each leaf."""
+    """A Scalar rounded once, and computed once.
+
+    XLA repeats cheap operations in each loop that reads their result.  A division it does not, so that one by 1, which
+    changes nothing, keeps hundreds of loops from containing a bias correction each; an optimization_barrier is gone
+    by the time loops are made.
+    """
     if isinstance(x, float):
         with np.errstate(over="ignore"):
             return reference.arrays(dtype, ())["meet"](x)[()]
-    return lax.optimization_barrier(flush(lax.convert_element_type(x, dtype)))
+    rounded = flush(lax.convert_element_type(x, dtype))
+    return lax.div(rounded, opaque_one(rounded))
 
 
 def is_known(x: Any) -> bool:
@@ -43,17 +49,17 @@ def is_known(x: Any) -> bool:
 
 
 def _mul(x: Any, y: Any) -> Array:
-    return flush(lax.mul(x, y))
+    return pin(lax.mul(x, y))
 
 
 def _div(x: Any, y: Any) -> Array:
     # x / constant would become x * (1 / constant).
     y = lax.mul(y, opaque_one(x)) if is_known(y) else y
-    return flush(lax.div(x, y))
+    return pin(lax.div(x, y))
 
 
 def _sqrt(x: Any) -> Array:
-    return flush(lax.sqrt(x))
+    return pin(lax.sqrt(x))
 
 
 _EXPONENT_BITS, _BIAS = np.int64(0x7FF), np.int64(1023)

@@ -19,6 +19,7 @@ from trainfn.rule import Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import arrays
 from trainfn_jax.hyperparameters import Setting, Settings
+from trainfn_jax.pins import with_pins
 from trainfn_jax.scalars import TABLE, in_float64, is_known, widen
 
 
@@ -57,7 +58,7 @@ def update_program(rule: Rule, leaf: Leaf) -> Program:
 
 @functools.lru_cache(maxsize=4096)
 def _without_parameter(program: Program) -> Program:
-    return lower(program.keep(name for name in program.output if name != "p"))
+    return with_pins(lower(program.keep(name for name in program.output if name != "p")))
 
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)

@@ -22,6 +22,7 @@ from trainfn.rule import Definition, Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
+from trainfn_jax.pins import with_pins
 from trainfn_jax.scalars import TABLE, in_float64
 from trainfn_jax.state import state_class
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
@@ -70,7 +71,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
     trees.check_floating(name, "a parameter", dtype)
     leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
     compute = arrays.compute_dtype(dtype)
-    program = lower(rule.init_program(leaf))
+    program = with_pins(lower(rule.init_program(leaf)))
     arguments = Arguments(count=jnp.zeros((), jnp.int32))
     setting = arguments.setting(rule, leaf)
     inputs = dict(Settings(arguments.arrays, 0.0).inputs(setting))
