@@ -32,6 +32,8 @@ from trainfn_torch.tensors import is_overlapping, is_sharded, placed_like, plain
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 # Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
 _KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
+# Arguments of the constructor, which ZeroRedundancyOptimizer also writes into every group.
+_ARGUMENTS = ("rule", "execution", "unscales", "fixed")
 _FROM_SCALER = ("grad_scale", "found_inf")
 
 
@@ -127,7 +129,8 @@ class Optimizer(torch.optim.Optimizer):
         for leaf, p in zip(leaves, tensors, strict=True):
             _check_parameter(p, leaf)
         model = {f.name for f in self.rule.fields if f.is_of_model}
-        others = {k: v for k, v in given.items() if k not in model and k not in self._fixed and k != states.UPDATES}
+        ours = {*model, *self._fixed, *_ARGUMENTS, states.UPDATES}
+        others = {k: v for k, v in given.items() if k not in ours}
         values = {**self.rule.hyper, **grouping.normalise(self.rule, self._names, others)}
         resolved = [grouping.resolve(self.rule, values, leaf) for leaf in leaves or [Leaf()]]
         kept = {k: v for k, v in others.items() if k in grouping.KEYS_OF_OTHERS or isinstance(v, str)}

@@ -43,7 +43,7 @@ def keeps_numbers(state: Numbers, g: Any, *, lr: Any = 0.1) -> Any:
     norm = 0.5 * state.norm + global_norm(g)
     largest = leaf_max(abs(g)) + 0.25 * state.largest
     m = 0.9 * state.m + g
-    return -lr * m / (norm + largest), Numbers(m, largest, norm, state.sum + 1 / 3 + leaf_sum(g * 0.0))
+    return -lr * m / (norm + largest + 1), Numbers(m, largest, norm, state.sum + 1 / 3 + leaf_sum(g * 0.0))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
