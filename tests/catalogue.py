@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import trainfn as tf
@@ -38,7 +39,13 @@ class Row:
     hyper: Mapping[str, Any] = field(default_factory=dict)
 
     def rule(self, **changes: Any) -> tf.Rule:
-        return self.make(**{**self.hyper, **changes})
+        """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""
+        return _built(self.make, tuple({**self.hyper, **changes}.items()))
+
+
+@cache
+def _built(make: Callable[..., tf.Rule], hyper: tuple[tuple[str, Any], ...]) -> tf.Rule:
+    return make(**dict(hyper))
 
 
 def _row(make: Any, name: str = "", *, torch: Any = None, optax: Any = None, edges: Any = None, **hyper: Any) -> Row:

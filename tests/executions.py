@@ -7,7 +7,7 @@ A trajectory is a list, one entry a step, of flat dictionaries: `leaf/p`, `leaf/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import ml_dtypes
@@ -119,29 +119,37 @@ def _array(x: Any) -> Any:
 # -- JAX -----------------------------------------------------------------------------------------------------------------
 
 
-def run_jax(how: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
-    """trainfn_jax.transform with optax.apply_updates: eager, jitted, or jitted with a gradient computed inside."""
+@cache
+def _jax_step(how: str, rule: tf.Rule) -> tuple[Any, Any]:
+    """The transformation of a rule and one training step around it, kept so that equal runs compile once."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     import trainfn_jax
 
+    tx = trainfn_jax.transform(rule)
+
+    def step(params: Any, state: Any, g: Any, one: Any) -> Any:
+        if how == "jit_with_gradient":
+            g = jax.tree.map(lambda x: x * one.astype(x.dtype), g)  # a product XLA would like to contract
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return tx, step if how == "eager" else jax.jit(step)
+
+
+def run_jax(how: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
+    """trainfn_jax.transform with optax.apply_updates: eager, jitted, or jitted with a gradient computed inside."""
+    import jax
+    import jax.numpy as jnp
+
     with jax.enable_x64(any(p.dtype == np.float64 for p in params.values())):
-        tx = trainfn_jax.transform(rule)
-
-        def step(params: Any, state: Any, g: Any, one: Any) -> Any:
-            if how == "jit_with_gradient":
-                g = jax.tree.map(lambda x: x * one.astype(x.dtype), g)  # a product XLA would like to contract
-            updates, state = tx.update(g, state, params)
-            return optax.apply_updates(params, updates), state
-
-        stepping = step if how == "eager" else jax.jit(step)
+        tx, step = _jax_step(how, rule)
         current = {name: jnp.asarray(p) for name, p in params.items()}
         state = tx.init(current)
         trajectory = []
         for g in grads:
-            current, state = stepping(current, state, {k: jnp.asarray(x) for k, x in g.items()}, jnp.float32(1))
+            current, state = step(current, state, {k: jnp.asarray(x) for k, x in g.items()}, jnp.float32(1))
             trajectory.append(_of_jax(rule, current, state))
     return trajectory
 

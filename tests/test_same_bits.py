@@ -65,7 +65,8 @@ def test_same_bits(row: Row, execution: str) -> None:
         _check(execution, row, row.rule(), *_inputs(model, 1000 * i, 4, 1.0, False, np.float32))
 
 
-@pytest.mark.parametrize("execution", OTHERS)
+# Eager JAX runs the jitted function: `test_same_bits` shows it.
+@pytest.mark.parametrize("execution", [name for name in OTHERS if name != "jax_eager"])
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 @given(data=st.data())
 def test_same_bits_at_all_magnitudes(row: Row, execution: str, data: st.DataObject) -> None:
@@ -73,10 +74,11 @@ def test_same_bits_at_all_magnitudes(row: Row, execution: str, data: st.DataObje
     magnitude = 2.0 ** data.draw(
         st.sampled_from((0, 30, 60) if _leaves_subnormals(execution) else (-90, -40, 0, 40, 90))
     )
-    hyper = data.draw(st.sampled_from(_edges(row)))
-    dtype = DTYPES[data.draw(st.sampled_from(list(DTYPES)))]
+    dtype = data.draw(st.sampled_from(list(DTYPES)))
+    # Each new pair of settings and dtype is a compilation: the edges are for float32.
+    hyper = data.draw(st.sampled_from(_edges(row))) if dtype == "float32" else {}
     key = data.draw(st.integers(0, 2**20))
-    _check(execution, row, row.rule(**hyper), *_inputs(MODELS[1], key, 3, magnitude, special, dtype))
+    _check(execution, row, row.rule(**hyper), *_inputs(MODELS[1], key, 3, magnitude, special, DTYPES[dtype]))
 
 
 @pytest.mark.parametrize("execution", OTHERS)
