@@ -105,3 +105,16 @@ def test_reductions_of_a_leaf_and_of_the_model() -> None:
     params = {"a": np.float32([3.0]), "b": np.float32([4.0])}
     updates, _ = reference.update(probe(), reference.init(probe(), params), params, params)
     assert [float(updates[k][0]) for k in "ab"] == [3 + 400 + 50000, 4 + 400 + 50000]
+
+
+@pytest.mark.parametrize("x", [[0.0, -0.0], [-0.0, 0.0], [-0.0], [-1.0, -0.0]])
+def test_a_maximum_of_zero_is_positive_zero(x: list[float]) -> None:
+    """Whatever the order; the sign of the reciprocal shows it."""
+
+    @tf.rule
+    def probe(g):  # type: ignore[no-untyped-def]
+        return g * 0 + 1 / tf.verbs.leaf_max(g)
+
+    params = {"w": np.float32(x)}
+    updates, _ = reference.update(probe(), reference.init(probe(), params), params, params)
+    assert all(updates["w"] == np.inf)

@@ -53,6 +53,12 @@ def _sign(graph: Graph, node: Node, x: Any) -> Value:
     return _where(x > 0.0, 1.0, _where(x < 0.0, -1.0, x))
 
 
+def _max(graph: Graph, node: Node, x: Any) -> Value:
+    """Which of two zeros a maximum gives depends on their order: it gives +0."""
+    largest: Any = _copy(graph, node, [x])
+    return _where(emit("eq", largest, 0.0), 0.0, largest)
+
+
 def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum."""
     scope = node.static
@@ -78,5 +84,6 @@ _EXPANSIONS: dict[str, Callable[..., Value]] = {
     "maximum": _maximum,
     "minimum": _minimum,
     "sign": _sign,
+    "max": _max,
     "sum": _sum,
 }

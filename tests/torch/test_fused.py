@@ -43,7 +43,7 @@ def check(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], arrange: Arran
     assert_same(run_reference(rule, params, grads), run_fused(rule, params, grads, arrange))
 
 
-# -- rules that use every part of the language ----------------------------------------------------------------------------
+# -- rules that use every part of the language -----------------------------------------------------------------------
 
 
 class Toy(NamedTuple):
@@ -85,7 +85,9 @@ EXTRA_ROWS = (
     Row("by_shape", by_shape),
     Row("clipped twice", lambda: tf.chain(tf.clip_by_global_norm(1.0), tf.adamw(lr=1e-2), tf.clip_by_global_norm(0.1))),
     Row("skipping", lambda: tf.skip_if_not_finite(tf.chain(tf.clip_by_global_norm(1.0), tf.adamw(lr=1e-2)))),
-    Row("per leaf", lambda: tf.adamw(lr=lambda leaf: 0.1 if leaf.ndim > 1 else 0.01, weight_decay=lambda leaf: 0.5 / 3)),
+    Row(
+        "per leaf", lambda: tf.adamw(lr=lambda leaf: 0.1 if leaf.ndim > 1 else 0.01, weight_decay=lambda leaf: 0.5 / 3)
+    ),
 )
 ALL_ROWS = [*ROWS, *EXTRA_ROWS]
 by_name = pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.name)
@@ -162,7 +164,42 @@ def test_any_magnitudes(key: int, sizes: list[int], decades: int, exponent: int,
     check(row.rule(), params, grads)
 
 
-# -- threads, sizes, layouts ----------------------------------------------------------------------------------------------
+class Moved(NamedTuple):
+    g: tf.Array
+    minus_p: tf.Array
+    chosen: tf.Array
+    largest: tf.LeafScalar
+
+
+@tf.rule
+def moves(state: Moved, g: Any, p: Any) -> Any:
+    """Numbers that reach memory through no arithmetic, which alone would flush them."""
+    return abs(g), Moved(g, -p, where(g < 1, p, g), leaf_max(where(g < 1, p, g)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64], ids=["float32", "bfloat16", "float64"])
+def test_moved_numbers_are_flushed(dtype: Any) -> None:
+    tiny = np.array([2.0**-1030, -(2.0**-1030), 1, -1] if dtype is np.float64 else [1e-39, -1e-39, 1, -1], dtype)
+    assert tiny[0] != 0
+    params, grads = {"w": np.repeat(tiny, 4), "x": tiny[1:2]}, {"w": np.tile(tiny, 4), "x": tiny[1:2]}
+    check(moves(), params, [grads])
+    stored = Model(moves(), params)
+    stored.step(grads)
+    numbers_of = stored.leaves["w"].state
+    assert not any(((x != 0) & (x.abs() < 0.5)).any() for x in numbers_of.values())
+
+
+def test_nan_of_any_payload_stays_nan() -> None:
+    """The highest payload would be carried into the sign by rounding to bfloat16."""
+    g = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        model = Model(tf.sgd(lr=1.0, momentum=0.5), {"w": np.ones(4, dtype)})
+        model.step({"w": g})
+        assert model.tensors["w"].isnan().all()
+        assert model.leaves["w"].state["buf"].isnan().all()
+
+
+# -- threads, sizes, layouts -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -227,7 +264,7 @@ def test_gradient_of_another_dtype(p: str, g: str) -> None:
     assert_same(check_with, [model.snapshot()])
 
 
-# -- reductions: the multiset of elements, nothing else -------------------------------------------------------------------
+# -- reductions: the multiset of elements, nothing else --------------------------------------------------------------
 
 
 class Sums(NamedTuple):
@@ -278,7 +315,7 @@ def test_not_finite_reductions(value: float) -> None:
     check(sums(), {"a": x, "b": np.ones(3, np.float32)}, [{"a": x, "b": np.ones(3, np.float32)}])
 
 
-# -- counters, skipping ----------------------------------------------------------------------------------------------------
+# -- counters, skipping ----------------------------------------------------------------------------------------------
 
 
 def test_unlike_step_counts() -> None:

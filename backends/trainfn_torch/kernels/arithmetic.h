@@ -229,8 +229,7 @@ INLINE ordinal ordered(real x) {
     return x != x ? LARGEST_ORDINAL : u ^ ((u >> ORDINAL_SHIFT) & LARGEST_ORDINAL);
 }
 INLINE double of_ordered(ordinal k) {
-    const real x = of_bits((bits)(k ^ ((k >> ORDINAL_SHIFT) & LARGEST_ORDINAL)));
-    return DOUBLE_ADD((double)x, 0.0); /* of two zeros +0 */
+    return (double)of_bits((bits)(k ^ ((k >> ORDINAL_SHIFT) & LARGEST_ORDINAL)));
 }
 /* Sizes: bits without the sign. */
 INLINE ordinal size_of(real x) { return (ordinal)bits_of(a_abs(x)); }

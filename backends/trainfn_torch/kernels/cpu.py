@@ -113,6 +113,10 @@ class Launcher:
     def elements(self) -> int:
         return int(self.starts[-1])
 
+    def rows(self, table: str) -> np.ndarray[Any, Any]:
+        """The rows of scalars a step has filled: "slots" or "meets"."""
+        return self._scratch[table][: self._context.rows]
+
     def gather(self, count: float) -> None:
         """Read counters, scalar state and hyperparameters into rows; `count` is the elements of the whole model."""
         self._context.count = count
