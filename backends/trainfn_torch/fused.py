@@ -75,13 +75,10 @@ def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool:
         if plan is None or tensors is None:
             plan = _plans[leaves[0]] = _Plan(leaves)
             tensors = plan.tensors(leaves)
-        applied = plan.run(leaves, tensors)
+        return plan.run(leaves, tensors, updates)
     except Refused:
         single.step(leaves, updates)
         return True
-    if applied and updates is not None:
-        updates.add_(1)
-    return applied
 
 
 def refusal(leaf: LeafUpdate) -> str | None:
@@ -112,7 +109,7 @@ def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
         return f"{what} is a {type(x).__name__}"
     if x.layout is not torch.strided or x.dtype not in _FORMATS:
         return f"{what} is {x.dtype} in layout {x.layout}"
-    if x.device.type not in ("cpu", "cuda"):
+    if x.device.type != "cpu":
         return f"{what} is on {x.device}"
     if x.is_neg() and not may_be_lazy:
         return f"{what} is a lazy negation"
@@ -287,7 +284,7 @@ class _Plan:
         tensors = self.tensors(leaves)
         return tensors if self._same(tensors) else None
 
-    def run(self, leaves: Sequence[LeafUpdate], tensors: list[torch.Tensor]) -> bool:
+    def run(self, leaves: Sequence[LeafUpdate], tensors: list[torch.Tensor], updates: torch.Tensor | None) -> bool:
         """Carry out the step."""
         if self._to_copy:
             tensors = self.tensors(self._with_copied_gradients(leaves))
@@ -295,7 +292,7 @@ class _Plan:
         for group in self.groups:
             group.read_hyperparameters()
             group.launcher.gather(self._elements)
-        if not self._run_levels():
+        if not self._run_levels(0 if updates is None else updates.data_ptr()):
             return False
         torch.autograd.graph.increment_version(self._written(tensors))
         return True
@@ -332,13 +329,14 @@ class _Plan:
             start = end
         return written
 
-    def _run_levels(self) -> bool:
+    def _run_levels(self, updates: int) -> bool:
         """All passes; the last one of every group, which writes, once it is known that the step is applied."""
         levels = max(group.launcher.levels for group in self.groups)
         for level in range(levels):
             for group in self.groups:
                 if level < group.launcher.levels:
                     group.launcher.evaluate(level)
+            for group in self.groups:
                 if level < group.launcher.levels - 1:
                     group.launcher.run_pass(level)
             if len(self.groups) > 1:
@@ -348,7 +346,8 @@ class _Plan:
         for group in self.groups:
             group.launcher.run_pass(group.launcher.levels - 1)
         for group in self.groups:
-            group.launcher.finish()
+            group.launcher.finish(updates)
+            updates = 0  # counted once
         return True
 
 

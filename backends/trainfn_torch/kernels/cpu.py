@@ -134,6 +134,6 @@ class Launcher:
     def is_applied(self) -> bool:
         return bool(self._is_applied(self._address))
 
-    def finish(self) -> None:
-        """Write scalar state and step counters."""
-        self._finish(self._address)
+    def finish(self, updates: int) -> None:
+        """Write scalar state and step counters, and the model's counter at the address `updates`, if not 0."""
+        self._finish(self._address, ctypes.c_void_p(updates))

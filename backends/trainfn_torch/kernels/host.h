@@ -102,8 +102,8 @@ EXPORT int is_applied(Context *c) {
     return 1;
 }
 
-/* Writes scalar state and moves the step counters on. */
-EXPORT void finish(Context *c) {
+/* Writes scalar state and moves the counters on; `updates` counts for the whole model, or is null. */
+EXPORT void finish(Context *c, float *updates) {
     const unsigned theirs = enter(PLAIN);
     for (i64 tensor = 0; tensor < c->tensors; ++tensor) {
         const double *s = c->slots + c->row_of[tensor] * SLOTS;
@@ -111,10 +111,13 @@ EXPORT void finish(Context *c) {
             if (stored_scalars[i] >= 0) *c->scalar_states[tensor * SCALAR_STATES + i] = (float)s[stored_scalars[i]];
         *c->steps[tensor] += 1.0f;
     }
+    if (updates) *updates += 1.0f;
     leave(theirs);
 }
 
 /* -- passes -------------------------------------------------------------------------------------------------------------- */
+
+static double initial(const Reduction *r) { return r->is_signed_max ? -INFINITE : 0.0; }
 
 static double combine(const Reduction *r, double x, double y) { return r->is_max ? larger(x, y) : x + y; }
 
@@ -160,14 +163,14 @@ EXPORT int pass(Context *c, i64 level) {
     c->level = level;
     for (i64 tensor = 0; tensor < c->tensors; ++tensor)
         for (i64 r = 0; r < REDUCTIONS; ++r)
-            if (reductions[r].level == level) c->sums[tensor * REDUCTIONS + r] = reductions[r].initial;
+            if (reductions[r].level == level) c->sums[tensor * REDUCTIONS + r] = initial(reductions + r);
     if (total > 0 && passes[level]) {
         if (c->parallel_for) failed = c->parallel_for(0, total, c->grain, run_stretch, c);
         else run_stretch(0, total, c);
     }
     for (i64 r = 0; r < REDUCTIONS; ++r) {
         if (reductions[r].level != level) continue;
-        double all = reductions[r].initial;
+        double all = initial(reductions + r);
         for (i64 tensor = 0; tensor < c->tensors; ++tensor) {
             const double part = c->sums[tensor * REDUCTIONS + r];
             if (reductions[r].is_global) all = combine(reductions + r, part, all);

@@ -40,10 +40,6 @@ class Reduction:
     def is_max(self) -> bool:
         return self.kind != "sum"
 
-    @property
-    def initial(self) -> float:
-        return -math.inf if self.kind == "max" else 0.0
-
 
 # For each kind of reduction: the type of its accumulator, where it starts, and how it becomes a double.
 _ACCUMULATORS = {
@@ -167,6 +163,10 @@ class Kernel:
         return self.slots[self.program.output["applied"]] if "applied" in self.program.output else -1
 
     @cached_property
+    def applied_level(self) -> int:
+        return self.program.levels[self.program.output["applied"]] if "applied" in self.program.output else -1
+
+    @cached_property
     def stored_scalars(self) -> tuple[int, ...]:
         """For each scalar state the slot of its next value; -1 if it stays."""
         output = self.program.output
@@ -186,6 +186,13 @@ def host_source(kernel: Kernel) -> str:
     head = [f"#define REAL_IS_DOUBLE {int(kernel.is_double)}"]
     head += [f"#if {flushed}", "#define FLUSHED_BY_HARDWARE 1", "#else", "#define FLUSHED_BY_HARDWARE 0", "#endif"]
     return "\n".join([*head, header("arithmetic.h"), kernel.text(), *_host_passes(kernel), header("host.h")])
+
+
+def device_source(kernel: Kernel) -> str:
+    """A whole CUDA C++ translation unit, which is C as well for `emulate.h`."""
+    head = [f"#define REAL_IS_DOUBLE {int(kernel.is_double)}", "#define FLUSHED_BY_HARDWARE 0"]
+    text = [header("arithmetic.h"), kernel.text(), header("device.h"), *_device_kernels(kernel)]
+    return "\n".join([*head, *text]) + "\n"
 
 
 def header(name: str) -> str:
@@ -213,6 +220,7 @@ def _sizes(kernel: Kernel) -> Iterator[str]:
         "REDUCTIONS": len(kernel.reductions),
         "LEVELS": len(kernel.phases),
         "APPLIED": kernel.applied_slot,
+        "APPLIED_LEVEL": kernel.applied_level,
         "ROW_FOR_EACH_TENSOR": int(kernel.has_row_for_each_tensor),
         "STEP": STEP,
         "COUNT_LEAF": COUNT_LEAF,
@@ -220,12 +228,13 @@ def _sizes(kernel: Kernel) -> Iterator[str]:
         "FIRST_HYPER": FIRST_HYPER,
     }
     yield "enum { " + ", ".join(f"{name} = {size}" for name, size in sizes.items()) + " };"
-    yield "typedef struct { int level, is_max, is_global, slot; double initial; } Reduction;"
+    yield "typedef struct { int level, is_max, is_signed_max, is_global, total, slot; } Reduction;"
+    over_model = [r for r in kernel.reductions if r.is_global]
     rows = [
-        f"{{{r.level}, {int(r.is_max)}, {int(r.is_global)}, {r.slot}, {'-' * (r.initial < 0)}"
-        f"{'__builtin_inf()' if r.initial < 0 else '0.0'}}}"
+        f"{{{r.level}, {int(r.is_max)}, {int(r.kind == 'max')}, {int(r.is_global)}, "
+        f"{over_model.index(r) if r.is_global else -1}, {r.slot}}}"
         for r in kernel.reductions
-    ] or ["{-1, 0, 0, 0, 0.0}"]
+    ] or ["{-1, 0, 0, 0, 0, 0}"]
     yield f"TABLE Reduction reductions[] = {{{', '.join(rows)}}};"
     yield f"TABLE int stored_scalars[] = {{{', '.join(map(str, kernel.stored_scalars)) or '-1'}}};"
 
@@ -363,7 +372,6 @@ def _host_passes(kernel: Kernel) -> Iterator[str]:
 
 
 def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
-    nodes = kernel.program.nodes
     writes, reductions = kernel.writes(phase), _reductions_of(kernel, level)
     yield "/* Not inlined: its arithmetic must stay behind the change of the floating-point environment. */"
     yield f"static __attribute__((noinline)) void pass_{level}(char *const *buffers, i64 from, i64 n, const real *k,"
@@ -378,15 +386,10 @@ def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield from (f"        {line}" for line in _loads(kernel, phase))
     yield from (f"        real new_{_identifier(name)};" for name in writes)
     yield from (f"        {_ACCUMULATORS[r.kind][0]} part_{r.node};" for r in reductions)
-    arguments = [f"v{i}" for i in _incoming(kernel, phase) + _grids(kernel, phase)]
-    arguments = [a if not a[1:].isdigit() else _name(int(a[1:]), nodes) for a in arguments]
-    arguments += [f"&new_{_identifier(name)}" for name in writes] + [f"&part_{r.node}" for r in reductions]
-    yield f"        element_{level}({', '.join(arguments)});"
+    yield f"        {_call_element(kernel, level, phase)}"
     for name in writes:
         yield f"        STORE({kernel.format[name]}, {_identifier(name)}, i, new_{_identifier(name)});"
-    for r in reductions:
-        total, part = f"total_{r.node}", f"part_{r.node}"
-        yield f"        {total} = {f'{part} > {total} ? {part} : {total}' if r.is_max else f'{total} + {part}'};"
+    yield from (f"        {_accumulate(r)}" for r in reductions)
     yield "    }"
     for k, r in enumerate(kernel.reductions):
         if r.level == level:
@@ -395,12 +398,25 @@ def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield "}"
 
 
-def _pointers(kernel: Kernel, phase: Phase, writes: tuple[str, ...]) -> Iterator[str]:
+def _call_element(kernel: Kernel, level: int, phase: Phase) -> str:
+    nodes = kernel.program.nodes
+    arguments = [_name(i, nodes) for i in _incoming(kernel, phase) + _grids(kernel, phase)]
+    arguments += [f"&new_{_identifier(name)}" for name in kernel.writes(phase)]
+    arguments += [f"&part_{r.node}" for r in _reductions_of(kernel, level)]
+    return f"element_{level}({', '.join(arguments)});"
+
+
+def _accumulate(r: Reduction) -> str:
+    total, part = f"total_{r.node}", f"part_{r.node}"
+    return f"{total} = {f'{part} > {total} ? {part} : {total}' if r.is_max else f'DOUBLE_ADD({total}, {part})'};"
+
+
+def _pointers(kernel: Kernel, phase: Phase, writes: tuple[str, ...], start: str = " + from") -> Iterator[str]:
     for name, position in kernel.buffers.items():
         if name in phase.reads or name in writes:
             kind = f"stored_{kernel.format[name]}"
             const = "" if name in writes else "const "
-            yield f"{const}{kind} *restrict {_identifier(name)} = ({const}{kind} *)buffers[{position}] + from;"
+            yield f"{const}{kind} *__restrict__ {_identifier(name)} = ({const}{kind} *)buffers[{position}]{start};"
 
 
 def _invariants(kernel: Kernel, phase: Phase) -> Iterator[str]:
@@ -415,13 +431,13 @@ def _invariants(kernel: Kernel, phase: Phase) -> Iterator[str]:
             yield f"const double v{i} = s[{kernel.slots[i]}];"
 
 
-def _loads(kernel: Kernel, phase: Phase) -> Iterator[str]:
+def _loads(kernel: Kernel, phase: Phase, suffix: str = "", index: str = "i") -> Iterator[str]:
     nodes = kernel.program.nodes
     for i in _incoming(kernel, phase):
         if nodes[i].op == "input":
             name = str(nodes[i].static)
             load = "LOAD_MOVED" if _is_moved(kernel, phase, i) else "LOAD"
-            yield f"const real v{i} = {load}({kernel.format[name]}, {_identifier(name)}, i);"
+            yield f"const real v{i} = {load}({kernel.format[name]}, {_identifier(name)}{suffix}, {index});"
 
 
 def _is_moved(kernel: Kernel, phase: Phase, index: int) -> bool:
@@ -437,3 +453,65 @@ def _simd(reductions: list[Reduction]) -> str:
     """Tells the compiler that iterations are independent, up to sums and maxima that may be formed in any order."""
     clauses = [f"reduction({'max' if r.is_max else '+'} : total_{r.node})" for r in reductions]
     return " ".join(["#pragma omp simd", *clauses])
+
+
+# -- kernels for the device ----------------------------------------------------------------------------------------------
+
+
+def _device_kernels(kernel: Kernel) -> Iterator[str]:
+    for level, phase in enumerate(kernel.phases):
+        yield f"EVALUATE({level})"
+        if _has_pass(kernel, phase):
+            yield from _device_pass(kernel, level, phase)
+
+
+def _device_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
+    """One chunk of one tensor for each block; each thread takes four neighbours at a time, as one vector if it can."""
+    writes, reductions = kernel.writes(phase), _reductions_of(kernel, level)
+    used = {name: _identifier(name) for name in kernel.buffers if name in phase.reads or name in writes}
+    yield f"KERNEL void pass_{level}(const Context c) {{"
+    if writes:
+        yield "    if (*c.skip) return;"
+    yield "    const Chunk chunk = c.chunks[blockIdx.x];"
+    yield "    const i64 size = c.sizes[chunk.tensor];"
+    yield "    const i64 end = size < chunk.begin + CHUNK ? size : chunk.begin + CHUNK;"
+    yield "    char *const *buffers = c.buffers + chunk.tensor * BUFFERS;"
+    yield "    const real *k = c.meets + chunk.tensor * MEETS;"
+    yield "    const double *s = c.slots + chunk.tensor * SLOTS;"
+    yield from (f"    {line}" for line in _pointers(kernel, phase, writes, ""))
+    yield from (f"    {line}" for line in _invariants(kernel, phase))
+    for r in reductions:
+        yield f"    {_ACCUMULATORS[r.kind][0]} total_{r.node} = {_ACCUMULATORS[r.kind][1]};"
+    aligned = " && ".join(f"IS_ALIGNED({kernel.format[name]}, {x})" for name, x in used.items()) or "1"
+    yield f"    const int is_aligned = {aligned};"
+    yield "    for (i64 i = chunk.begin + 4 * (i64)threadIdx.x; i < end; i += 4 * (i64)blockDim.x) {"
+    yield "        const int count = end - i < 4 ? (int)(end - i) : 4;"
+    for name, x in used.items():
+        kind = kernel.format[name]
+        yield f"        four_{kind} {x}_4;"
+        if name in phase.reads:
+            yield f"        if (is_aligned && count == 4) {x}_4 = *(const four_{kind} *)({x} + i);"
+            yield "        else UNROLLED for (int j = 0; j < 4; ++j)"
+            yield f"            {x}_4.at[j] = j < count ? {x}[i + j] : (stored_{kind})0;"
+    yield "        UNROLLED for (int j = 0; j < 4; ++j) {"
+    yield from (f"            {line}" for line in _loads(kernel, phase, "_4.at", "j"))
+    yield from (f"            real new_{_identifier(name)};" for name in writes)
+    yield from (f"            {_ACCUMULATORS[r.kind][0]} part_{r.node};" for r in reductions)
+    yield f"            {_call_element(kernel, level, phase)}"
+    for name in writes:
+        yield f"            STORE({kernel.format[name]}, {_identifier(name)}_4.at, j, new_{_identifier(name)});"
+    for r in reductions:
+        yield f"            if (j < count) {_accumulate(r)}"
+    yield "        }"
+    for name in writes:
+        x, kind = _identifier(name), kernel.format[name]
+        yield f"        if (is_aligned && count == 4) *(four_{kind} *)({x} + i) = {x}_4;"
+        yield "        else UNROLLED for (int j = 0; j < 4; ++j)"
+        yield f"            if (j < count) {x}[i + j] = {x}_4.at[j];"
+    yield "    }"
+    for position, r in enumerate(kernel.reductions):
+        if r.level == level:
+            part = _ACCUMULATORS[r.kind][2].format(f"total_{r.node}")
+            yield f"    merge(&c, chunk.tensor, {position}, {part});"
+    yield "    (void)k, (void)s;"
+    yield "}"
