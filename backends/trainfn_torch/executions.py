@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TypeAlias
 
 import torch
 
@@ -15,6 +16,7 @@ from trainfn_torch import foreach, fused, single
 from trainfn_torch.leaf import LeafUpdate
 
 _BY_NAME: dict[str, ModuleType] = {"fused": fused, "foreach": foreach, "single": single}
+Batches: TypeAlias = list[tuple[ModuleType, list[LeafUpdate]]]
 _FROM_FASTEST = (fused, foreach, single)
 
 
@@ -32,14 +34,17 @@ def choose(leaf: LeafUpdate, preferred: str | None) -> ModuleType:
     return next(module for module in candidates if module.accepts(leaf))
 
 
-@torch.no_grad()
-def run(leaves: Sequence[tuple[LeafUpdate, ModuleType]], updates: torch.Tensor) -> None:
-    """One update of the model: each leaf by its execution; all by the slowest of these where leaves need each other."""
+def batches(leaves: Sequence[tuple[LeafUpdate, ModuleType]]) -> Batches:
+    """What each execution is to take; where leaves need each other all go to the slowest, which takes them all."""
     modules = sorted({module for _, module in leaves}, key=_FROM_FASTEST.index)
-    if len(modules) == 1 or leaves[0][0].is_coupled:
-        modules[-1].step([leaf for leaf, _ in leaves], updates)
-        return
+    if len(modules) > 1 and leaves[0][0].is_coupled:
+        return [(modules[-1], [leaf for leaf, _ in leaves])]
+    return [(module, [leaf for leaf, its in leaves if its is module]) for module in modules]
+
+
+def run(batches: Batches, updates: torch.Tensor) -> None:
+    """One update of the model, which one execution counts."""
     counter: torch.Tensor | None = updates
-    for module in modules:
-        module.step([leaf for leaf, its in leaves if its is module], counter)
+    for module, leaves in batches:
+        module.step(leaves, counter)
         counter = None

@@ -35,14 +35,13 @@ from trainfn_torch.single import (
     store_scalars,
     written,
 )
-
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+from trainfn_torch.tensors import is_plain
 
 
 def accepts(leaf: LeafUpdate) -> bool:
     """Native dense tensors."""
     tensors = [leaf.p, *leaf.state.values()]
-    return all(type(x) in _PLAIN and x.layout is torch.strided for x in tensors)
+    return all(is_plain(x) and x.layout is torch.strided for x in tensors)
 
 
 @torch.no_grad()

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import is_
 from typing import Any
 
 import torch
 
 from trainfn.program import Program
-from trainfn.rule import Definition, Rule
+from trainfn.rule import EXTRAS, Definition, Rule
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
 from trainfn.wrappers.skip import unscale
@@ -25,16 +24,15 @@ from trainfn_torch import checkpoint, executions, pickling
 from trainfn_torch import groups as grouping
 from trainfn_torch import state as states
 from trainfn_torch.groups import Group
-from trainfn_torch.leaf import LeafUpdate
 from trainfn_torch.names import Names
-from trainfn_torch.tensors import is_overlapping, is_sharded, placed_like, plain, real
+from trainfn_torch.plan import Plan, Slot
+from trainfn_torch.tensors import is_overlapping, is_sharded, plain, real
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 # Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
 _KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
 # Arguments of the constructor, which ZeroRedundancyOptimizer also writes into every group.
 _ARGUMENTS = ("rule", "execution", "unscales", "fixed")
-_FROM_SCALER = ("grad_scale", "found_inf")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -85,7 +83,8 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop what is only remembered to save time."""
         self._names = Names(self.rule)
-        self._slots: dict[torch.Tensor, _Slot] = {}
+        self._plan: Plan | None = None
+        self._slots: dict[torch.Tensor, Slot] = {}
         self._variants: dict[tuple[bool, bool], Rule] = {}
         self._programs: dict[Program, Program] = {}
 
@@ -172,6 +171,7 @@ class Optimizer(torch.optim.Optimizer):
         if device != self._updates.device and self._updates.device.type == "cpu" and device.type != "meta":
             self._updates = self._updates.to(device)
             self._model = {name: x.to(device) for name, x in self._model.items()}
+            self._slots = {}
             self._share()
             for group, own in zip(self.param_groups, self._groups, strict=False):
                 grouping.own_values(self._names.keys, group, own, self._updates)
@@ -195,22 +195,34 @@ class Optimizer(torch.optim.Optimizer):
     def _update(self, value: Any) -> None:
         extras = self._extras(value)
         scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
-        self._check_gradients()
         self._adopt_numbers_of_model()
-        for group, own in zip(self.param_groups, self._groups, strict=True):
-            grouping.refuse_two_owners(self.rule, group, own)
-            grouping.refuse_change(self.rule, group, self._fixed)
-            if self._updates.device.type == "cpu":
+        rules = [self._prepare(group, own, extras, scaled) for group, own in self._both()]
+        params = [p for group in self.param_groups for p in group["params"]]
+        grads = [p.grad for p in params]
+        if self._plan is None or not self._plan.fits(rules, params, grads, self.state):
+            self._plan = None
+            self._plan = self._make_plan(rules, params, grads)
+        if self._plan.slots:
+            self._plan.run(grads, self._updates)
+            for group, own in self._both():
                 grouping.own_values(self._names.keys, group, own, self._updates, force=False)
-        slots = self._collect(extras, scaled)
-        if not slots:
-            return
-        executions.run([(slot.leaf, slot.execution) for slot in slots], self._updates)
-        sharded = [slot.p for slot in slots if slot.is_sharded]
-        if sharded:  # they were written through their shards, which autograd does not see
-            torch.autograd.graph.increment_version(sharded)
-        for group, own in zip(self.param_groups, self._groups, strict=True):
+
+    def _both(self) -> Iterable[tuple[dict[str, Any], Group]]:
+        return zip(self.param_groups, self._groups, strict=True)
+
+    def _prepare(self, group: dict[str, Any], own: Group, extras: Mapping[str, Any], scaled: bool) -> Rule:
+        """Check a group and read its numbers; returns the rule it runs."""
+        grouping.refuse_two_owners(self.rule, group, own)
+        grouping.refuse_change(self.rule, group, self._fixed)
+        if self._updates.device.type == "cpu":
             grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+        hyper = grouping.read(self.rule, self._names.keys, group, own)
+        for name in EXTRAS:
+            if name in extras:
+                hyper[name] = extras[name]
+            else:
+                hyper.pop(name, None)
+        return self._variant(bool(group["maximize"]), scaled)
 
     def _extras(self, value: Any) -> dict[str, Any]:
         """What the training loop supplies for this update beyond gradients."""
@@ -235,6 +247,39 @@ class Optimizer(torch.optim.Optimizer):
                 raise ValueError(f"{name} must be one number, not a tensor of shape {tuple(x.shape)}.")
         return extras
 
+    def _adopt_numbers_of_model(self) -> None:
+        """Numbers of the model that somebody put into a group in place of ours are used."""
+        for group in self.param_groups:
+            for name, ours in {states.UPDATES: self._updates, **self._model}.items():
+                if group.get(name) is not ours:
+                    if group.get(name) is not None:
+                        ours.copy_(torch.as_tensor(group[name]))
+                    self._share()
+
+    def _variant(self, descends_not: bool, scaled: bool) -> Rule:
+        """The rule as this step runs it: inside what the gradient scaler and `maximize` ask for."""
+        key = descends_not, scaled
+        if key not in self._variants:
+            rule = ascend(self.rule) if descends_not else self.rule
+            self._variants[key] = unscale(rule) if scaled else rule
+        return self._variants[key]
+
+    def _make_plan(
+        self, rules: Sequence[Rule], params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor | None]
+    ) -> Plan:
+        """Make state where there is none, and pair each parameter that has a gradient with it."""
+        self._check_gradients()
+        for p, g in zip(params, grads, strict=True):
+            if g is not None:
+                self._place(p)
+        slots = []
+        for rule, (group, own) in zip(rules, self._both(), strict=True):
+            for i, p in enumerate(group["params"]):
+                if p.grad is not None:
+                    slots.append(self._slot(rule, group, i, own.hyper))
+        self._slots = {slot.p: slot for slot in slots}
+        return Plan(rules, params, grads, slots, self.state)
+
     def _check_gradients(self) -> None:
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):
@@ -245,60 +290,22 @@ class Optimizer(torch.optim.Optimizer):
                         "the layer with sparse=False, or write p.grad = p.grad.to_dense() before the step."
                     )
 
-    def _adopt_numbers_of_model(self) -> None:
-        """Numbers of the model that somebody put into a group in place of ours are used."""
-        for group in self.param_groups:
-            for name, ours in {states.UPDATES: self._updates, **self._model}.items():
-                if group.get(name) is not ours:
-                    if group.get(name) is not None:
-                        ours.copy_(torch.as_tensor(group[name]))
-                    self._share()
-
-    def _collect(self, extras: Mapping[str, Any], scaled: bool) -> list[_Slot]:
-        """The parameters that have a gradient, with state, ready for an execution."""
-        slots = []
-        for group, own in zip(self.param_groups, self._groups, strict=True):
-            hyper = grouping.read(self.rule, self._names.keys, group, own)
-            for name in ("value", *_FROM_SCALER):
-                if name in extras:
-                    hyper[name] = extras[name]
-                else:
-                    hyper.pop(name, None)
-            rule = self._variant(bool(group["maximize"]), scaled)
-            for i, p in enumerate(group["params"]):
-                g = p.grad
-                if g is None:
-                    continue
-                state = self.state[p]
-                slot = self._slots.get(p)
-                if slot is None or not slot.is_current(rule, state, hyper):
-                    slot = self._slots[p] = self._slot(rule, group, i, state, hyper)
-                slot.leaf.g = g if slot.is_plain and not g.is_neg() else slot.gradient(g)
-                slots.append(slot)
-        return slots
-
-    def _variant(self, descends_not: bool, scaled: bool) -> Rule:
-        """The rule as this step runs it: inside what the gradient scaler and `maximize` ask for."""
-        key = descends_not, scaled
-        if key not in self._variants:
-            rule = ascend(self.rule) if descends_not else self.rule
-            self._variants[key] = unscale(rule) if scaled else rule
-        return self._variants[key]
-
-    def _slot(self, rule: Rule, group: dict[str, Any], i: int, state: dict[str, Any], hyper: dict[str, Any]) -> _Slot:
+    def _slot(self, rule: Rule, group: Mapping[str, Any], i: int, hyper: dict[str, Any]) -> Slot:
         p = group["params"][i]
-        leaf = Leaf(_name(group, i), tuple(p.shape))
-        seen = Leaf(leaf.name, tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
+        leaf = Leaf(_name(group, i), tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
+        state = self.state[p]
         if not state:
-            self._place(p)
-            state.update(states.initial(rule, self._names, seen, p, hyper))
+            state.update(states.initial(rule, self._names, leaf, p, hyper))
         else:
-            states.check(rule, self._names, seen, state, p, _describe(group, i))
+            states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
-        program = rule.program(seen)
+        program = rule.program(leaf)
         program = self._programs.setdefault(program, program)
-        return _Slot(rule, program, p, p.grad, state, hyper, self._names, self._model, self.execution)
+        old = self._slots.get(p)
+        if old is not None and old.is_still(program, state, hyper):
+            return old
+        return Slot(program, p, state, hyper, self._names, self._model, self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
 
@@ -316,7 +323,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         self.param_groups, self._groups = loaded.param_groups, loaded.groups
         self.state = defaultdict(dict, loaded.state)
-        self._slots.clear()
+        self._plan, self._slots = None, {}
         with torch.no_grad():
             self._updates.fill_(loaded.updates)
             for name, x in loaded.model.items():
@@ -363,66 +370,6 @@ class Optimizer(torch.optim.Optimizer):
         self._updates = first[states.UPDATES]
         self._model = {f.name: first[f.name] for f in self.rule.fields if f.is_of_model and f.name in first}
         self._share()
-
-
-class _Slot:
-    """A parameter ready for an execution, and by what to tell whether it still is."""
-
-    __slots__ = ("entries", "execution", "is_plain", "is_sharded", "leaf", "p", "pointer", "rule", "values")
-
-    def __init__(
-        self,
-        rule: Rule,
-        program: Program,
-        p: torch.Tensor,
-        g: torch.Tensor,
-        state: dict[str, Any],
-        hyper: dict[str, Any],
-        names: Names,
-        model: Mapping[str, torch.Tensor],
-        execution: str | None,
-    ) -> None:
-        self.rule, self.p, self.entries = rule, p, state
-        self.values = list(state.values())
-        self.is_plain = type(p) in (torch.Tensor, torch.nn.Parameter) and not p.is_complex()
-        # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
-        self.is_sharded = is_sharded(p)
-        fields = {names.field[name]: self._view(x, program) for name, x in state.items() if name != "step"}
-        shared = {
-            name: x for name, x in model.items() if f"state.{name}" in program.output or _pair(name) in program.output
-        }
-        self.leaf = LeafUpdate(
-            program=program,
-            p=self._view(p, program),
-            g=self._view(placed_like(g, p), program),
-            state={**fields, **shared},
-            step=state["step"],
-            hyper=hyper,
-            model=frozenset(shared),
-        )
-        self.pointer = plain(p).data_ptr()
-        self.execution = executions.choose(self.leaf, execution)
-
-    def _view(self, x: torch.Tensor, program: Program) -> torch.Tensor:
-        reduces = any(node.is_reduction for node in program.nodes)
-        return real(x) if self.is_sharded and reduces else plain(real(x))
-
-    def gradient(self, g: torch.Tensor) -> torch.Tensor:
-        return self._view(placed_like(g, self.p), self.leaf.program)
-
-    def is_current(self, rule: Rule, state: dict[str, Any], hyper: dict[str, Any]) -> bool:
-        return (
-            rule is self.rule
-            and state is self.entries
-            and hyper is self.leaf.hyper
-            and len(state) == len(self.values)
-            and all(map(is_, state.values(), self.values))
-            and (self.p if self.is_plain else plain(self.p)).data_ptr() == self.pointer
-        )
-
-
-def _pair(name: str) -> str:
-    return f"state.{name}.high"
 
 
 # -- what users give ---------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn_torch.leaf import LeafUpdate
 from trainfn_torch.scalars import TABLE, is_host, load, on
-from trainfn_torch.tensors import plain, reduce_over_mesh
+from trainfn_torch.tensors import is_plain, plain, reduce_over_mesh
 
 # `trainfn.reference` says why a product is flushed below this rather than below the smallest normal number.
 _FLUSHED_BELOW = 2.0**-126 - 2.0**-151
@@ -150,7 +150,7 @@ def flush(x: torch.Tensor) -> torch.Tensor:
 
 def exact_sqrt(x: torch.Tensor) -> torch.Tensor:
     """The square root, correctly rounded."""
-    if x.device.type != "cpu" or type(x) not in (torch.Tensor, torch.nn.Parameter):
+    if x.device.type != "cpu" or not is_plain(x):
         return torch.sqrt(x) if x.dtype == torch.float64 else torch.sqrt(x.to(torch.float64)).to(x.dtype)
     with np.errstate(invalid="ignore"):
         return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))

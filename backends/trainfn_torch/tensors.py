@@ -20,6 +20,11 @@ def is_sharded(x: torch.Tensor) -> bool:
     return module is not None and isinstance(x, module.DTensor)
 
 
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether x is torch's own kind of tensor and nothing derived from it."""
+    return type(x) in _PLAIN
+
+
 def real(x: torch.Tensor) -> torch.Tensor:
     """x itself, or a complex x as pairs of real numbers in the same memory; lazy conjugation and negation done."""
     if x.is_conj() or x.is_neg():
@@ -29,7 +34,7 @@ def real(x: torch.Tensor) -> torch.Tensor:
 
 def plain(x: torch.Tensor) -> torch.Tensor:
     """The memory of x as an ordinary tensor: this rank's shard, and no Python subclass that only adds behaviour."""
-    if type(x) in _PLAIN:
+    if is_plain(x):
         return x
     if is_sharded(x):
         local: torch.Tensor = x.to_local()  # type: ignore[attr-defined]
