@@ -10,7 +10,8 @@ float32 count of updates applied to the model (None where another execution adva
 if it tells autograd.  It returns whether the update was applied: a bool, or a 0-d bool tensor where only a device
 knows.  Where the program has an output `applied`, nothing changes unless it holds for every leaf.  State of the model
 is one tensor shared by all leaves: each leaf's program computes the same number for it.  Leaves that need each other
-(`is_coupled`) are handed over together.
+(`is_coupled`) are handed over together.  While nothing but gradients and numbers changes, every step hands over the
+same list of the same objects.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from trainfn.rule import EXTRAS, Definition, Rule
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
 from trainfn.wrappers.skip import unscale
-from trainfn_torch import checkpoint, executions, pickling
+from trainfn_torch import checkpoint, compiled, executions, pickling
 from trainfn_torch import groups as grouping
 from trainfn_torch import state as states
 from trainfn_torch.groups import Group
@@ -83,6 +83,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop what is only remembered to save time."""
         self._names = Names(self.rule)
+        self._number = compiled.register(self)
         self._plan: Plan | None = None
         self._slots: dict[torch.Tensor, Slot] = {}
         self._variants: dict[tuple[bool, bool], Rule] = {}
@@ -189,10 +190,19 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._update(loss if value is None else value)
+        value = loss if value is None else value
+        if torch.compiler.is_compiling():
+            compiled.step(self._number, self.parameters_with_gradient(), value)
+        else:
+            self.update(value)
         return loss
 
-    def _update(self, value: Any) -> None:
+    def parameters_with_gradient(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    @torch.no_grad()
+    def update(self, value: Any = None) -> None:
+        """The update alone, as `step` does it between hooks and closure."""
         extras = self._extras(value)
         scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
         self._adopt_numbers_of_model()

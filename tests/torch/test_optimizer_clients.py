@@ -17,7 +17,7 @@ from torch.optim import lr_scheduler
 import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, parameters, snapshot
-from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of
+from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of, polyak
 
 
 def network(seed: int = 0) -> torch.nn.Module:
@@ -293,3 +293,66 @@ def test_an_optimizer_for_each_parameter_inside_backward() -> None:
         whole.step()
     assert_same_bits(dict(twin.state_dict()), dict(model.state_dict()))
     assert all(p.grad is None for p in model.parameters())
+
+
+# -- torch.compile -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "made", [tf.adamw(), tf.chain(tf.clip_by_global_norm(0.1), tf.adamw(lr=DECAY)), keeps_numbers()]
+)
+def test_a_compiled_step_is_one_operation_and_recompiles_for_no_learning_rate(made: tf.Rule, backend: str) -> None:
+    graphs: list[Any] = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, inputs)
+
+    torch._dynamo.reset()
+    runs = []
+    for compiles in (False, True):
+        params = parameters()
+        optimizer = optimizer_of(params, made)
+        step = torch.compile(optimizer.step, backend=counted, fullgraph=True) if compiles else optimizer.step
+        for n in range(14):
+            give_gradients(params, n)
+            if "lr" not in optimizer._groups[0].schedules:
+                optimizer.param_groups[0]["lr"] = 0.1 / (n + 1)
+            step()
+        runs.append((params, optimizer))
+    assert_same_bits(*({k: p.detach() for k, p in params.items()} for params, _ in runs))
+    assert_same_bits(*(snapshot(optimizer) for _, optimizer in runs))
+    assert 1 <= len(graphs) <= 3
+
+
+def test_a_compiled_step_under_a_scheduler_breaks_the_graph_and_nothing_else() -> None:
+    """torch marks what LRScheduler puts around `step` as not to be traced; the step itself still is."""
+    torch._dynamo.reset()
+    runs = []
+    for compiles in (False, True):
+        params = parameters()
+        optimizer = optimizer_of(params, tf.adamw(lr=0.1))
+        scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+        def step(optimizer: Any = optimizer) -> None:
+            optimizer.step()
+
+        run = torch.compile(step, backend="aot_eager") if compiles else step
+        for n in range(5):
+            give_gradients(params, n)
+            run()
+            scheduler.step()
+        runs.append(optimizer)
+    assert_same_bits(*map(snapshot, runs))
+
+
+def test_a_compiled_step_takes_the_loss() -> None:
+    torch._dynamo.reset()
+    p = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = trainfn_torch.Optimizer([p], polyak())
+    step = torch.compile(lambda loss: optimizer.step(value=loss), backend="aot_eager", fullgraph=True)
+    p.grad = torch.ones(1)
+    for loss in (1.0, 4.0):
+        step(torch.tensor(loss))
+    assert p.item() == 2.0 - 1.0 - 4.0

@@ -337,13 +337,16 @@ class Events(RuleBasedStateMachine):
         self.expected = Reference(made, self.params)
         self.events = 0
 
-    @rule(only=st.sets(st.sampled_from(["weight", "bias", "scale", "new"])), skips=st.booleans())
-    def step(self, only: set[str], skips: bool) -> None:
+    @rule(only=st.sets(st.sampled_from(["weight", "bias", "scale", "new"])), skips=st.sampled_from([None, False, True]))
+    def step(self, only: set[str], skips: bool | None) -> None:
+        """With a gradient scaler's verdict, or without a scaler."""
         self.events += 1
         give_gradients(self.params, self.events, only)
-        self.optimizer.found_inf = torch.tensor(float(skips))
+        if skips is not None:
+            self.optimizer.found_inf = torch.tensor(float(skips))
         self.optimizer.step()
-        del self.optimizer.found_inf
+        if skips is not None:
+            del self.optimizer.found_inf
         if only & self.params.keys() and not skips:
             self.expected.step(self.params)
         self.expected.check(self.optimizer, self.params, f"{self.execution}, event {self.events}")

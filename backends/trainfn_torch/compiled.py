@@ -1,0 +1,63 @@
+"""The optimizer's step inside `torch.compile`: one opaque operation in the graph.
+
+What a step reads on the host (learning rates, counters, what a scaler says) is read when the operation runs, not when
+it is traced: nothing of it becomes a constant of the graph, so a changing learning rate recompiles nothing.  The graph
+sees that parameters change, which is all of the step it can see; states are the optimizer's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import torch
+
+if TYPE_CHECKING:
+    from trainfn_torch.optimizer import Optimizer
+
+_optimizers: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
+_numbers = count()
+
+
+def register(optimizer: Optimizer) -> int:
+    """The number by which a graph names the optimizer."""
+    number = next(_numbers)
+    _optimizers[number] = optimizer
+    return number
+
+
+@torch.library.custom_op("trainfn::optimizer_step", mutates_args=("params",))
+def _step(
+    number: int, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], value: torch.Tensor | None
+) -> None:
+    """Update the parameters that have a gradient; graphs may pass copies of them, which they write back."""
+    optimizer = _optimizers[number]
+    own = optimizer.parameters_with_gradient()
+    before = [p.grad for p in own]
+    copies = [(p, x) for p, x in zip(own, params, strict=True) if p.data_ptr() != x.data_ptr()]
+    try:
+        for p, x in copies:
+            p.copy_(x)
+        for p, g in zip(own, grads, strict=True):
+            p.grad = g
+        optimizer.update(value)
+        for p, x in copies:
+            x.copy_(p)
+    finally:
+        for p, old in zip(own, before, strict=True):
+            p.grad = old
+
+
+@_step.register_fake
+def _(number: int, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], value: torch.Tensor | None) -> None:
+    return None
+
+
+def step(number: int, params: Sequence[torch.Tensor], value: Any) -> None:
+    """The operation, as a traced step calls it."""
+    grads = [p.grad for p in params]
+    if value is not None and not isinstance(value, torch.Tensor):
+        value = torch.tensor(value, dtype=torch.float64)
+    _step(number, params, grads, value)
