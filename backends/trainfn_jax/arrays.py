@@ -18,8 +18,8 @@ from jax import Array, lax
 
 from trainfn.interpret import Call
 from trainfn_jax import reductions
-from trainfn_jax.primitives import flush, opaque_one, pin
-from trainfn_jax.scalars import FLOAT64, narrow
+from trainfn_jax.primitives import flush, opaque, pin
+from trainfn_jax.scalars import FLOAT64, is_zero, narrow
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -105,11 +105,14 @@ def _same_shape(*xs: Any) -> tuple[Any, ...]:
     return tuple(spread(x, like) for x in xs)
 
 
+def _add(x: Any, y: Any) -> Any:
+    # x + 0 would become x, which is wrong for -0.
+    return lax.add(opaque(x, y) if is_zero(x) else x, opaque(y, x) if is_zero(y) else y)
+
+
 def _div(x: Any, y: Any) -> Any:
-    if np.ndim(y) == 0:  # array / number would become array * (1 / number)
-        x, y = _same_shape(x, y)
-        y = lax.mul(y, opaque_one(x))
-    return lax.div(x, y)
+    # array / number would become array * (1 / number).
+    return lax.div(x, opaque(y, x) if np.ndim(y) == 0 else y)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -118,7 +121,7 @@ def _where(condition: Any, x: Any, y: Any) -> Any:
 
 
 _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
-    "add": lax.add,
+    "add": _add,
     "sub": lax.sub,
     "mul": lax.mul,
     "div": _div,
@@ -151,7 +154,7 @@ def _flushed(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
     **_ELEMENTWISE,
-    "add": _flushed(lax.add),
+    "add": _flushed(_add),
     "sub": _flushed(lax.sub),
     "mul": _flushed(lax.mul),
     "div": _through_float64(_div),

@@ -49,7 +49,9 @@ def _guards(program: Program, node: Node) -> Iterator[str | None]:
             yield None
         elif node.op in _MOVES:
             yield _moved(argument)
-        elif node.op in _ARITHMETIC and _is_rewritten(program, node, position, argument):
+        elif node.op in _ARITHMETIC and any(
+            _is_rewritten(program, node, position, seen) for seen in _seen_through(program, argument)
+        ):
             yield "pin"
         else:
             yield None
@@ -61,19 +63,28 @@ def _moved(argument: Node) -> str | None:
     return "pin" if argument.op in _ROUNDED_LATE and argument.sort.is_elementwise else None
 
 
+def _seen_through(program: Program, node: Node) -> Iterator[Node]:
+    """The node, and what takes its place if a number in it turns out to be one that changes nothing: x + 0, x * 1."""
+    yield node
+    if node.op in _ARITHMETIC and _has_number(program, node):
+        for index in node.args:
+            yield from _seen_through(program, program.nodes[index])
+
+
 def _is_rewritten(program: Program, node: Node, position: int, argument: Node) -> bool:
     """Whether XLA may compute `node` with something else than the rounded result of `argument`."""
     if argument.op == "input":
         return True
-    if node.op in ("add", "sub"):  # a * b + c in one rounding
-        return argument.op == "mul"
+    numbers = _has_number(program, node) and _has_number(program, argument)
+    if node.op in ("add", "sub"):  # a * b + c in one rounding, (x + s) + t to x + (s + t)
+        return argument.op == "mul" or (argument.op in ("add", "sub") and numbers)
     if node.op == "mul":  # (x * s) * t to x * (s * t), sqrt(x) * sqrt(x) to x
-        return argument.op == "sqrt" or (_has_number(program, node) and _has_number(program, argument))
+        return argument.op == "sqrt" or (argument.op == "mul" and numbers)
     if node.op == "div":  # (x / y) / z to x / (y * z), x / (y / z) to (x * z) / y, x / sqrt(y) to x * rsqrt(y)
         return argument.op == "div" or (position == 1 and argument.op == "sqrt")
     return argument.op == "mul"  # sqrt(x * x) to |x|
 
 
 def _has_number(program: Program, node: Node) -> bool:
-    """Whether a product's factor is the same for all elements."""
-    return node.op == "mul" and any(program.nodes[a].op in ("meet", "fill") for a in node.args)
+    """Whether an operand is the same for all elements."""
+    return any(program.nodes[a].op in ("meet", "fill") for a in node.args)

@@ -37,13 +37,18 @@ def flush(x: Any) -> Any:
 def opaque_one(like: Any) -> Any:
     """1.0 in the shape of `like`, computed from its bits in a way no compiler sees through.
 
-    One of two successive whole numbers is even: the last bit of their product is zero.
+    Of two successive whole numbers one is even: the last bit of their product is zero.
     """
     u = bits(like)
     last = lax.full_like(u, 1)
     zero = lax.bitwise_and(lax.mul(u, lax.add(u, last)), last)
     one = bits_of_constant(1.0, like.dtype)
     return from_bits(lax.bitwise_xor(lax.full_like(u, one), zero), like.dtype)
+
+
+def opaque(number: float, like: Any) -> Any:
+    """A known number in the shape and dtype of `like`, of which the compiler does not know that it is known."""
+    return lax.mul(lax.full_like(like, number), opaque_one(like))
 
 
 def bits(x: Any) -> Array:

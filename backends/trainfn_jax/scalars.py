@@ -17,7 +17,7 @@ from jax import Array, lax
 
 from trainfn import reference
 from trainfn.interpret import Table
-from trainfn_jax.primitives import bits, flush, from_bits, opaque_one, pin
+from trainfn_jax.primitives import bits, flush, from_bits, opaque, opaque_one, pin
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -44,8 +44,13 @@ def narrow(x: Any, dtype: Any) -> Any:
 
 
 def is_known(x: Any) -> bool:
-    """Whether a Scalar or flag has its number while tracing."""
+    """Whether a Scalar or flag has its number while tracing (np.float64 is a float)."""
     return isinstance(x, bool | float | np.bool_)
+
+
+def is_zero(x: Any) -> bool:
+    """Whether a number is known to be 0 or -0."""
+    return isinstance(x, float | np.floating) and x == 0
 
 
 def _mul(x: Any, y: Any) -> Array:
@@ -54,8 +59,21 @@ def _mul(x: Any, y: Any) -> Array:
 
 def _div(x: Any, y: Any) -> Array:
     # x / constant would become x * (1 / constant).
-    y = lax.mul(y, opaque_one(x)) if is_known(y) else y
-    return pin(lax.div(x, y))
+    return pin(lax.div(x, opaque(y, x) if is_known(y) else y))
+
+
+def _add(x: Any, y: Any) -> Array:
+    # x + 0 would become x, which is wrong for -0.
+    return _apart(lax.add(opaque(x, y) if is_zero(x) else x, opaque(y, x) if is_zero(y) else y), x, y)
+
+
+def _sub(x: Any, y: Any) -> Array:
+    return _apart(lax.sub(x, y), x, y)
+
+
+def _apart(total: Any, x: Any, y: Any) -> Array:
+    """(x + constant) + constant would become x + (constant + constant)."""
+    return pin(total) if is_known(x) or is_known(y) else total
 
 
 def _sqrt(x: Any) -> Array:
@@ -88,8 +106,8 @@ def _where(condition: Any, x: Any, y: Any) -> Array:
 
 
 _TRACED: Mapping[str, Callable[..., Any]] = {
-    "add": lax.add,
-    "sub": lax.sub,
+    "add": _add,
+    "sub": _sub,
     "mul": _mul,
     "div": _div,
     "sqrt": _sqrt,
@@ -117,7 +135,7 @@ def _known_first(op: str) -> Callable[..., Any]:
             return known(*args)
         if op == "where" and is_known(args[0]):
             return args[1] if args[0] else args[2]
-        return traced(*(np.float64(x) if type(x) is float and op not in ("where", "div") else x for x in args))
+        return traced(*(np.float64(x) if type(x) is float else x for x in args))
 
     return apply
 

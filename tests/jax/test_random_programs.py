@@ -1,0 +1,149 @@
+"""Random programs: every composition of operations has numpy's bits under jit, so no rewriting of XLA is left unpinned.
+
+Numbers in a program are drawn among those that XLA treats specially, arrays hold all magnitudes, the inputs are
+products made in the same jit and the results are added to something there, which is where contraction would happen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from jax import lax
+from trainfn_jax import arrays
+from trainfn_jax.pins import with_pins
+from trainfn_jax.scalars import TABLE, in_float64, widen
+
+from tests.bits import assert_same_bits
+from tests.inputs import numbers, with_specials
+from trainfn import reference
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn.program import Program, Sort
+from trainfn.trace import Graph, emit
+
+NUMBERS = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 0.1, 1e-8, 1e30, -0.9)
+BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
+UNARY = ("sqrt", "neg", "abs", "sign")
+SIZE = 1031
+
+Instruction = tuple[str, int, int, int]
+_INDEX = st.integers(0, 7)
+_INSTRUCTIONS = st.lists(
+    st.tuples(st.sampled_from(BINARY * 2 + UNARY + ("where",)), _INDEX, _INDEX, _INDEX), min_size=3, max_size=9
+)
+
+
+def array_program(instructions: list[Instruction], constants: list[float]) -> Program:
+    """Each instruction takes its operands among the latest values, the inputs and numbers known and unknown to XLA."""
+    graph = Graph()
+    values: list[Any] = [graph.input(name, Sort.ARRAY) for name in ("g", "p")]
+    known: list[Any] = [graph.constant(c) for c in constants] + [graph.input("s", Sort.SCALAR)]
+    for op, i, j, k in instructions:
+        x = values[-1 - i % len(values)]
+        y = known[k % len(known)] if j % 3 == 0 else values[-1 - j % len(values)]
+        if op in UNARY:
+            values.append(emit(op, x))
+        elif op == "where":
+            values.append(emit("where", emit("lt", x, y), x, values[-1 - k % len(values)]))
+        else:
+            values.append(emit(op, x, y) if k % 2 else emit(op, y, x))
+    return lower(graph.program({"last": values[-1], "before": values[-2]}))
+
+
+def expected(program: Program, inputs: dict[str, Any]) -> dict[str, Any]:
+    with np.errstate(all="ignore"):
+        loaded = {k: x if np.ndim(x) == 0 else reference.load(x) for k, x in inputs.items()}
+        out = run([Call(program, loaded, reference.arrays(np.float32, (SIZE,)))], reference.TABLE)[0]
+        return {k: reference.load(np.broadcast_to(x, SIZE) + loaded["p"]) for k, x in out.items()}
+
+
+@in_float64
+def in_jax(programs: list[Program], inputs: dict[str, Any], one: Any) -> list[dict[str, Any]]:
+    """Inputs are products, results are summands."""
+    made = {k: widen(x) if np.ndim(x) == 0 else lax.mul(x, one) for k, x in inputs.items()}
+    results = []
+    for program in programs:
+        table = arrays.table(np.float32, arrays.FLOAT32, arrays.Meetings())
+        out = run([Call(with_pins(program), made, table)], TABLE)[0]
+        results.append({k: lax.add(arrays.spread(x, inputs["p"]), inputs["p"]) for k, x in out.items()})
+    return results
+
+
+# Each try compiles: a failure is shown as it was found.
+@settings(max_examples=10, phases=[Phase.generate])
+@given(data=st.data(), key=st.integers(0, 1000))
+def test_array_programs(data: st.DataObject, key: int) -> None:
+    programs = [
+        array_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(2)])
+        for _ in range(8)
+    ]
+    x = {"g": with_specials(numbers(key, (SIZE,), 60, 2.0**90), key), "p": numbers(key + 1, (SIZE,))}  # no subnormal numbers: p is what the results are added to
+    inputs = {**x, "s": np.float32(data.draw(st.sampled_from(NUMBERS)))}
+    got = jax.jit(lambda i, one: in_jax(programs, i, one))(inputs, np.ones(SIZE, np.float32))
+    numpys = {**x, "s": float(inputs["s"])}
+    for program, actual in zip(programs, got, strict=True):
+        assert_same_bits(expected(program, numpys), actual, f"\n{program}\n")
+
+
+# -- Scalars -----------------------------------------------------------------------------------------------------------
+
+SCALAR_UNARY = ("sqrt", "neg", "abs", "sign", "floor", "exp", "log", "cos")
+
+
+def scalar_program(instructions: list[Instruction], constants: list[float]) -> Program:
+    graph = Graph()
+    values: list[Any] = [graph.input(name, Sort.SCALAR) for name in ("s", "t")]
+    values += [graph.constant(c) for c in constants]
+    for op, i, j, k in instructions:
+        x, y = values[-1 - i % len(values)], values[-1 - j % len(values)]
+        if op in UNARY:
+            values.append(emit(SCALAR_UNARY[(j + k) % len(SCALAR_UNARY)], x))
+        elif op == "where":
+            values.append(emit("where", emit("lt", x, y), x, values[-1 - k % len(values)]))
+        else:
+            values.append(emit(op, x, y))
+    return lower(graph.program({"last": values[-1], "before": values[-2]}))
+
+
+# Each try compiles: a failure is shown as it was found.
+@settings(max_examples=10, phases=[Phase.generate])
+@given(data=st.data())
+def test_scalar_programs(data: st.DataObject) -> None:
+    """float64 bits, at 64 values of the inputs at once."""
+    programs = [
+        scalar_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(3)])
+        for _ in range(6)
+    ]
+    s = np.arange(1, 65, dtype=np.int32)
+    t = numbers(data.draw(st.integers(0, 1000)), (64,), decades=3, largest=10.0)
+
+    @jax.jit
+    @in_float64
+    def run_all(s: Any, t: Any) -> Any:
+        def one(s: Any, t: Any) -> Any:
+            calls = [Call(program, {"s": widen(s), "t": widen(t)}) for program in programs]
+            return [run([call], TABLE)[0] for call in calls]
+
+        outs = jax.vmap(one)(s, t)
+        # As bits: float64 leaves the function as something else.
+        return [{k: _halves(x) for k, x in out.items()} for out in outs]
+
+    for program, actual in zip(programs, run_all(s, t), strict=True):
+        inputs = {"s": s.astype(np.float64), "t": t.astype(np.float64)}
+        want = {k: np.broadcast_to(np.asarray(x, np.float64), 64) for k, x in reference.evaluate(program, inputs).items()}
+        got = {k: np.ascontiguousarray(np.asarray(x)).view(np.float64)[:, 0] for k, x in actual.items()}
+        normal = {k: np.abs(x) >= np.finfo(np.float64).smallest_normal for k, x in want.items()}
+        assert_same_bits(
+            {k: np.where(normal[k], x, 0) for k, x in want.items()},
+            {k: np.where(normal[k], x, 0) for k, x in got.items()},
+            f"\n{program}\n",
+        )
+
+
+def _halves(x: Any) -> Any:
+    x = lax.broadcast_in_dim(x, (64,), (0,)) if np.ndim(x) else lax.full((64,), x, np.float64)
+    return lax.bitcast_convert_type(x, np.uint32)
