@@ -12,10 +12,9 @@ Where memory turns out to be shared between leaves, or cannot be told apart, the
 
 from __future__ import annotations
 
-import ctypes
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any
@@ -27,9 +26,9 @@ import torch
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
 from trainfn_torch import single
+from trainfn_torch.kernels import cpu, cuda
 from trainfn_torch.kernels.compiler import CannotBuild, load
-from trainfn_torch.kernels.cpu import Launcher
-from trainfn_torch.kernels.printer import FORMATS, Kernel, host_source
+from trainfn_torch.kernels.printer import FORMATS, Kernel, device_source, host_source
 from trainfn_torch.leaf import LeafUpdate
 
 _FORMATS: Mapping[torch.dtype, str] = {
@@ -54,7 +53,7 @@ def accepts(leaf: LeafUpdate) -> bool:
         return False
     try:
         program = _kept(leaf.program)
-        _library(_kernel(program, _leaf_formats(leaf, program)))
+        _built(_kernel(program, _leaf_formats(leaf, program)), leaf.p.device)
     except CannotBuild as error:
         _warn(f"trainfn updates parameters by the slower foreach execution, because {error}")
         return False
@@ -95,13 +94,15 @@ def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
     problem = _not_plain("the parameter", p) or _not_plain("the gradient", g, may_be_lazy=True)
     if problem is None and not _is_dense(p):
         problem = "the parameter has holes or overlaps itself"
+    if problem is None and g.device != p.device:
+        problem = f"the gradient is on {g.device}, the parameter on {p.device}"
     if problem is None and g.shape != p.shape:
         problem = f"the gradient's shape is {tuple(g.shape)}, the parameter's {tuple(p.shape)}"
     for name in arrays:
         problem = problem or _not_like(p, name, leaf.state[name])
     for name, size in scalars.items():
-        problem = problem or _not_scalar(name, leaf.state[name], size)
-    return problem or _not_scalar("step", leaf.step, 1)
+        problem = problem or _not_scalar(p, name, leaf.state[name], size)
+    return problem or _not_scalar(p, "step", leaf.step, 1)
 
 
 def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
@@ -109,7 +110,7 @@ def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
         return f"{what} is a {type(x).__name__}"
     if x.layout is not torch.strided or x.dtype not in _FORMATS:
         return f"{what} is {x.dtype} in layout {x.layout}"
-    if x.device.type != "cpu":
+    if x.device.type not in ("cpu", "cuda"):
         return f"{what} is on {x.device}"
     if x.is_neg() and not may_be_lazy:
         return f"{what} is a lazy negation"
@@ -125,8 +126,10 @@ def _not_like(p: torch.Tensor, name: str, x: Any) -> str | None:
     return problem
 
 
-def _not_scalar(name: str, x: Any, size: int) -> str | None:
+def _not_scalar(p: torch.Tensor, name: str, x: Any, size: int) -> str | None:
     problem = _not_plain(name, x)
+    if problem is None and x.device != p.device:
+        problem = f"{name} is on {x.device}, the parameter on {p.device}"
     if problem is None and (x.dtype is not torch.float32 or x.numel() != size or not x.is_contiguous()):
         problem = f"{name} is not {size} float32 number(s)"
     return problem
@@ -201,14 +204,12 @@ class _Group:
     """Leaves of one kernel, by their positions in the step's list."""
 
     kernel: Kernel
+    device: torch.device
     members: list[int]
     hyper: list[Mapping[str, Any]]  # one for each different mapping, in order
     hyper_of: list[int]
     sizes: list[int]
-    launcher: Launcher = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.launcher = Launcher(self.kernel, _library(self.kernel), self.sizes, self.hyper_of, len(self.hyper))
+    launcher: Any = None
 
     @cached_property
     def states(self) -> tuple[str, ...]:
@@ -242,12 +243,13 @@ class _Group:
             launcher.scalar_states[:, i] = addresses[row[stored]] + np.uint64(offset)
         launcher.steps[:] = addresses[-1]
 
+        launcher.addresses_changed()
+
     def read_hyperparameters(self) -> None:
-        for row, mapping in zip(self.launcher.hyper, self.hyper, strict=True):
-            try:
-                row[:] = [float(mapping[name]) for name in self.kernel.hypers]
-            except KeyError as error:
-                raise KeyError(f"the rule reads {error}, which was not given; given: {sorted(mapping)}") from None
+        try:
+            self.launcher.set_hyperparameters([[x[name] for name in self.kernel.hypers] for x in self.hyper])
+        except KeyError as error:
+            raise KeyError(f"the rule reads {error}, which was not given; given: {sorted(self.hyper[0])}") from None
 
 
 class _Plan:
@@ -264,7 +266,8 @@ class _Plan:
             if problem is not None:
                 raise Refused(f"leaf {i} of {len(leaves)}: {problem}")
         self.groups = _make_groups(leaves, programs)
-        _check_agreement([group.kernel for group in self.groups])
+        _check_agreement(self.groups)
+        _make_launchers(self.groups)
         self._elements = float(sum(group.launcher.elements for group in self.groups))
         # Gradients to be copied, by leaf: into the parameter's layout, and out of lazy negation.
         self._to_copy = [i for i, x in enumerate(leaves) if _must_be_copied(x.g, x.p)]
@@ -339,7 +342,7 @@ class _Plan:
             for group in self.groups:
                 if level < group.launcher.levels - 1:
                     group.launcher.run_pass(level)
-            if len(self.groups) > 1:
+            if len(self.groups) > 1 and not self.groups[0].launcher.shares_totals:
                 _combine(self.groups, level)
         if not all(group.launcher.is_applied() for group in self.groups):
             return False
@@ -360,14 +363,15 @@ def _lowered(leaves: Sequence[LeafUpdate]) -> list[Program]:
 
 
 def _make_groups(leaves: Sequence[LeafUpdate], programs: Sequence[Program]) -> list[_Group]:
-    members: dict[tuple[int, tuple[tuple[str, str], ...]], list[int]] = {}
+    members: dict[tuple[int, tuple[tuple[str, str], ...], torch.device], list[int]] = {}
     canonical: dict[Program, int] = {}
     by_identity: dict[int, int] = {}
     for i, (leaf, program) in enumerate(zip(leaves, programs, strict=True)):
         if id(program) not in by_identity:
             by_identity[id(program)] = canonical.setdefault(program, i)
-        members.setdefault((by_identity[id(program)], _leaf_formats(leaf, program)), []).append(i)
-    return [_make_group(leaves, programs[first], formats, which) for (first, formats), which in members.items()]
+        key = by_identity[id(program)], _leaf_formats(leaf, program), leaf.p.device
+        members.setdefault(key, []).append(i)
+    return [_make_group(leaves, programs[key[0]], key[1], which) for key, which in members.items()]
 
 
 def _leaf_formats(leaf: LeafUpdate, program: Program) -> tuple[tuple[str, str], ...]:
@@ -383,7 +387,26 @@ def _make_group(
     position = {identity: k for k, identity in enumerate(hyper)}
     hyper_of = [position[id(leaves[i].hyper)] for i in members]
     sizes = [leaves[i].p.numel() for i in members]
-    return _Group(_kernel(program, formats), members, list(hyper.values()), hyper_of, sizes)
+    device = leaves[members[0]].p.device
+    return _Group(_kernel(program, formats), device, members, list(hyper.values()), hyper_of, sizes)
+
+
+def _make_launchers(groups: Sequence[_Group]) -> None:
+    reductions = sum(r.is_global for r in groups[0].kernel.reductions)
+    shared = {group.device: _shared(group.device, reductions) for group in groups}
+    for group in groups:
+        tables = group.sizes, group.hyper_of, len(group.hyper)
+        group.launcher = _launcher(group.kernel, group.device, shared[group.device], *tables)
+
+
+def _shared(device: torch.device, reductions: int) -> cuda.Shared | None:
+    return cuda.Shared(reductions, device) if device.type == "cuda" else None
+
+
+def _launcher(kernel: Kernel, device: torch.device, shared: Any, *tables: Any) -> Any:
+    if device.type == "cuda":
+        return cuda.Launcher(kernel, _built(kernel, device), device, shared, *tables)
+    return cpu.Launcher(kernel, _built(kernel, device), *tables)
 
 
 @lru_cache(maxsize=1024)
@@ -392,7 +415,9 @@ def _kernel(program: Program, formats: tuple[tuple[str, str], ...]) -> Kernel:
 
 
 @lru_cache(maxsize=1024)
-def _library(kernel: Kernel) -> ctypes.CDLL:
+def _built(kernel: Kernel, device: torch.device) -> Any:
+    if device.type == "cuda":
+        return cuda.load(device_source(kernel), device)
     return load(host_source(kernel))
 
 
@@ -439,7 +464,7 @@ def _check_overlap(groups: Sequence[_Group]) -> None:
 def _intervals(group: _Group) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """[begin, end) of what a group writes, and of its gradients."""
     kernel, launcher = group.kernel, group.launcher
-    sizes = np.diff(launcher.starts).astype(np.uint64)
+    sizes = np.array(group.sizes, np.uint64)
     arrays = {}
     for i, (name, kind) in enumerate(kernel.formats):
         width = np.uint64(FORMATS[kind])
@@ -456,9 +481,13 @@ def _intervals(group: _Group) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[An
     return [*arrays.values(), *small], gradients
 
 
-def _check_agreement(kernels: Sequence[Kernel]) -> None:
-    """Reductions over the whole model must be the same ones in every leaf."""
+def _check_agreement(groups: Sequence[_Group]) -> None:
+    """Reductions over the whole model must be the same ones in every leaf, and are on one device."""
+    kernels = [group.kernel for group in groups]
     over_model = {tuple((r.level, r.is_max) for r in kernel.reductions if r.is_global) for kernel in kernels}
+    is_coupled = any(over_model) or any(kernel.applied_slot >= 0 for kernel in kernels)
+    if is_coupled and len({group.device for group in groups}) > 1:
+        raise Refused("the leaves need each other and are on several devices")
     if len(over_model) > 1:
         raise ValueError(
             "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a "

@@ -48,6 +48,7 @@ class Model:
         self.tensors = {name: arrange(as_tensor(p)).to(device) for name, p in params.items()}
         self.shared = self._scalars(self.initial.model)
         self.count = torch.tensor(0.0, device=device)
+        self._mappings: dict[int, dict[str, Any]] = {}
         self.leaves = {name: self._leaf(name, arrange) for name in params}
 
     def _scalars(self, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -87,7 +88,12 @@ class Model:
         groups: dict[tuple[Any, ...], dict[str, Any]] = {}
         for name, leaf in self.leaves.items():
             hyper = self.hyperparameters(name, **extras)
-            leaf.hyper = groups.setdefault(tuple(hyper.values()), hyper)  # one mapping for equal values
+            key = tuple(hyper[n] for n in hyper if n not in extras)
+            if key not in groups:  # leaves with equal numbers share a mapping, which stays the same object
+                groups[key] = self._mappings.setdefault(len(groups), {})
+                groups[key].clear()
+                groups[key].update(hyper)
+            leaf.hyper = groups[key]
             g = grads[name]
             leaf.g = g if isinstance(g, torch.Tensor) else arrange(as_tensor(g)).to(self.device)
         return fused.step(list(self.leaves.values()), self.count)

@@ -54,6 +54,8 @@ class Launcher:
     The caller owns all tensors; addresses are written into `buffers`, `steps` and `scalar_states` before each step.
     """
 
+    shares_totals = False  # of reductions over the model each program has its own part
+
     def __init__(
         self, kernel: Kernel, library: ctypes.CDLL, sizes: Sequence[int], hyper_of: Sequence[int], hypers: int
     ) -> None:
@@ -112,6 +114,14 @@ class Launcher:
     @property
     def elements(self) -> int:
         return int(self.starts[-1])
+
+    def addresses_changed(self) -> None:
+        """`buffers`, `steps` and `scalar_states` are read where they are."""
+
+    def set_hyperparameters(self, values: Sequence[Sequence[Any]]) -> None:
+        """The numbers of each mapping."""
+        for row, numbers in zip(self.hyper, values, strict=True):
+            row[:] = [float(x) for x in numbers]
 
     def rows(self, table: str) -> np.ndarray[Any, Any]:
         """The rows of scalars a step has filled: "slots" or "meets"."""

@@ -175,6 +175,10 @@ class Kernel:
     def writes(self, phase: Phase) -> tuple[str, ...]:
         return tuple(n for n in phase.writes if n in self.buffers)
 
+    def has_pass(self, phase: Phase) -> bool:
+        """Whether anything is read or written at this level."""
+        return bool(phase.reductions or self.writes(phase))
+
     def text(self) -> str:
         """The printed program, to stand between `arithmetic.h` and a driver."""
         return "\n".join(_text(self)) + "\n"
@@ -206,7 +210,7 @@ def _text(kernel: Kernel) -> Iterator[str]:
     yield from _sizes(kernel)
     for level, phase in enumerate(kernel.phases):
         yield from _scalars(kernel, level, phase)
-        if _has_pass(kernel, phase):
+        if kernel.has_pass(phase):
             yield from _element(kernel, level, phase)
 
 
@@ -237,10 +241,6 @@ def _sizes(kernel: Kernel) -> Iterator[str]:
     ] or ["{-1, 0, 0, 0, 0, 0}"]
     yield f"TABLE Reduction reductions[] = {{{', '.join(rows)}}};"
     yield f"TABLE int stored_scalars[] = {{{', '.join(map(str, kernel.stored_scalars)) or '-1'}}};"
-
-
-def _has_pass(kernel: Kernel, phase: Phase) -> bool:
-    return bool(phase.reductions or kernel.writes(phase))
 
 
 # -- scalars ---------------------------------------------------------------------------------------------------------
@@ -360,11 +360,11 @@ def _summand(r: Reduction, nodes: tuple[Node, ...]) -> str:
 
 def _host_passes(kernel: Kernel) -> Iterator[str]:
     for level, phase in enumerate(kernel.phases):
-        if _has_pass(kernel, phase):
+        if kernel.has_pass(phase):
             yield from _host_pass(kernel, level, phase)
     names = ", ".join(f"scalars_{n}" for n in range(len(kernel.phases)))
     yield f"static void (*const scalars[])(double *, real *) = {{{names}}};"
-    passes = ", ".join(f"pass_{n}" if _has_pass(kernel, f) else "0" for n, f in enumerate(kernel.phases))
+    passes = ", ".join(f"pass_{n}" if kernel.has_pass(f) else "0" for n, f in enumerate(kernel.phases))
     yield (
         "static void (*const passes[])(char *const *, i64, i64, const real *, const double *, double *) = "
         f"{{{passes}}};"
@@ -455,13 +455,13 @@ def _simd(reductions: list[Reduction]) -> str:
     return " ".join(["#pragma omp simd", *clauses])
 
 
-# -- kernels for the device ----------------------------------------------------------------------------------------------
+# -- kernels for the device ------------------------------------------------------------------------------------------
 
 
 def _device_kernels(kernel: Kernel) -> Iterator[str]:
     for level, phase in enumerate(kernel.phases):
         yield f"EVALUATE({level})"
-        if _has_pass(kernel, phase):
+        if kernel.has_pass(phase):
             yield from _device_pass(kernel, level, phase)
 
 
