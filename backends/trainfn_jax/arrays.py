@@ -93,11 +93,11 @@ def spread(x: Any, like: Any) -> Any:
     return x if np.shape(x) == like.shape else lax.full_like(like, x, dtype=x.dtype)
 
 
-def spread_to(x: Any, stored: Any) -> Any:
-    """A computed number in the shape of a stored array, which may be complex."""
-    if np.ndim(x) or not np.issubdtype(stored.dtype, np.complexfloating):
-        return spread(x, stored)
-    return lax.full((*stored.shape, 2), x, x.dtype)
+def stored_as(x: Any, like: Any) -> Any:
+    """A computed array, or a number for all elements, in the dtype, shape and sharding of `like`."""
+    if not np.issubdtype(like.dtype, np.complexfloating):
+        return round_to(spread(x, like), like.dtype)
+    return round_to(x if np.ndim(x) else lax.full((*like.shape, 2), x, x.dtype), like.dtype)
 
 
 def _same_shape(*xs: Any) -> tuple[Any, ...]:

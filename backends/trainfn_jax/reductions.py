@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array, lax
 
 from trainfn_jax.primitives import bits, bits_of_constant, from_bits
-from trainfn_jax.scalars import FLOAT64
+from trainfn_jax.scalars import FLOAT64, in_float64
 
 _INT64 = np.dtype(np.int64)
 
@@ -144,6 +144,7 @@ def _with_derivative(exact: Callable[..., Any], plain: Callable[..., Any]) -> Ca
     function = jax.custom_jvp(exact)
 
     @function.defjvp
+    @in_float64
     def derivative(primals: Any, tangents: Any) -> Any:
         return exact(*primals), jax.jvp(plain, primals, tangents)[1]
 

@@ -91,7 +91,7 @@ def step(
     select = _selector(functools.reduce(lax.bitwise_and, flags)) if flags else _always
     updates, states, model = [], [], dict(of_model)
     for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
-        u = _stored_array(result["update"], x.g)
+        u = arrays.stored_as(result["update"], x.g)
         updates.append(select(u, jnp.full_like(u, -0.0)))
         fields = recipe.rule.fields_of(spec.leaf)
         states.append({f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model})
@@ -130,12 +130,7 @@ def _loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
 
 def _stored(f: Field, result: Mapping[str, Any], old: Mapping[str, Any]) -> Any:
     values = [result[name] for name in f.inputs]
-    return _stored_array(values[0], old[f.name]) if f.is_array else stored_scalar(values)
-
-
-def _stored_array(x: Any, like: Any) -> Any:
-    """A computed array in the dtype and shape of `like`."""
-    return arrays.round_to(arrays.spread_to(x, like), like.dtype)
+    return arrays.stored_as(values[0], old[f.name]) if f.is_array else stored_scalar(values)
 
 
 def stored_scalar(values: list[Any]) -> Any:

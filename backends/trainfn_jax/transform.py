@@ -81,17 +81,12 @@ def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
         inputs["p"] = arrays.load(jnp.asarray(p), compute)
     table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
     outputs = run([Call(program, inputs, table)], TABLE)[0]
+    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)
     state = {}
     for f in rule.fields_of(leaf):
         values = [outputs[part] for part in f.inputs]
-        state[f.name] = _initial_array(values[0], p, dtype) if f.is_array else stored_scalar(values)
+        state[f.name] = arrays.stored_as(values[0], like) if f.is_array else stored_scalar(values)
     return state
-
-
-def _initial_array(x: Any, p: Any, dtype: Any) -> Array:
-    """`x`, an array or one number for all elements, in the dtype, shape and sharding of `p`."""
-    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)
-    return arrays.round_to(arrays.spread_to(x, like), dtype)
 
 
 # -- update ------------------------------------------------------------------------------------------------------------

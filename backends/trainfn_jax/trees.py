@@ -35,10 +35,11 @@ def aligned(what: str, tree: Any, like: Any, treedef: Any) -> list[Any]:
         here, there = names(like), names(tree)
         missing = [n for n in here if n not in there]
         extra = [n for n in there if n not in here]
-        say = [f"{what} has no leaf {n!r}" for n in missing[:1]] + [f"{what} has a leaf {n!r} too many" for n in extra[:1]]
+        say = [f"leaf {n!r} is missing in {what}" for n in missing[:1]]
+        say += [f"leaf {n!r} is in {what} only" for n in extra[:1]]
         raise ValueError(
-            f"the gradients and {what} are different trees: {' and '.join(say) or error}. "
-            "Call init again after changing the parameters' structure."
+            f"the gradients and {what} are different trees: {'; '.join(say) or error}. "
+            "After changing the parameters' structure call init again."
         ) from None
 
 

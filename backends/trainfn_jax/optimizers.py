@@ -1,0 +1,98 @@
+"""trainfn's rules under optax's names, with optax's arguments and defaults.
+
+    tx = trainfn_jax.adamw(1e-3)                        # where it said optax.adamw(1e-3)
+    tx = trainfn_jax.adamw(optax.cosine_decay_schedule(1e-3, 1000))
+    tx = optax.inject_hyperparams(trainfn_jax.adamw)(learning_rate=1e-3)
+
+An argument may be a number, an array, a trainfn schedule or, as in optax, any function of the count.  (Functions of the
+leaf are for `trainfn_jax.transform` of the rule itself.)  Arguments that optax has and a rule has not are missing, and
+those that follow one are keyword-only, so that no position means something else than it does in optax.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+import trainfn
+from trainfn.rule import Definition
+from trainfn.schedules.schedule import Schedule
+from trainfn_jax.hyperparameters import OptaxSchedule
+from trainfn_jax.transform import transform
+from trainfn_jax.vocabulary import HYPERPARAMETERS
+
+Factory = Callable[..., optax.GradientTransformationExtraArgs]
+
+_REQUIRED = inspect.Parameter.empty
+_KEYWORD = "keyword-only from here"
+
+
+def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
+    """`rule` as a function of optax's arguments (name and default); `fixed` are options optax leaves no choice of."""
+    signature = _signature(arguments)
+    ours = {optax_name: name for name, optax_name in HYPERPARAMETERS.items()}
+
+    def make(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            names = ", ".join(signature.parameters)
+            raise TypeError(f"{rule.name}: {error}; its arguments are {names}.") from None
+        bound.apply_defaults()
+        hyper = {ours.get(name, name): _as_hyperparameter(value) for name, value in bound.arguments.items()}
+        return transform(rule(**hyper, **fixed))
+
+    make.__name__ = make.__qualname__ = rule.name
+    make.__doc__ = f"optax.{rule.name} in trainfn's arithmetic.  The rule, with trainfn's own defaults:\n\n{rule.__doc__}"
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    return make
+
+
+def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = []
+    for argument in arguments:
+        if isinstance(argument, str):
+            kind = inspect.Parameter.KEYWORD_ONLY
+            continue
+        name, default = argument
+        # optax's tools recognise an argument that may be a schedule by this very object.
+        annotation = optax.ScalarOrSchedule if name == "learning_rate" else Any
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=annotation))
+    return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
+
+
+def _as_hyperparameter(value: Any) -> Any:
+    is_function = callable(value) and not isinstance(value, Schedule) and not hasattr(value, "dtype")
+    return OptaxSchedule(value) if is_function else value
+
+
+_LEARNING_RATE = ("learning_rate", _REQUIRED)
+
+sgd = _optimizer(trainfn.sgd, _LEARNING_RATE, ("momentum", None), ("nesterov", False))
+adam = _optimizer(trainfn.adam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
+adamw = _optimizer(
+    trainfn.adamw, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("weight_decay", 1e-4)
+)
+lion = _optimizer(trainfn.lion, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), _KEYWORD, ("weight_decay", 1e-3))
+radam = _optimizer(
+    trainfn.radam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("threshold", 5.0)
+)
+rmsprop = _optimizer(
+    trainfn.rmsprop,
+    _LEARNING_RATE,
+    ("decay", 0.9),
+    ("eps", 1e-8),
+    ("initial_scale", 0.0),
+    ("eps_in_sqrt", True),
+    ("centered", False),
+    ("momentum", None),
+    ("nesterov", False),
+    lr_in_momentum=True,
+)
+adagrad = _optimizer(
+    trainfn.adagrad, _LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True
+)
