@@ -4,8 +4,8 @@ A pin costs little time and some compile time, so a program gets one only betwee
 rewrite together; `tests/jax/test_canaries.py` shows each of these rewritings happening, and random programs search for
 others.  Gradients, parameters and state are pinned too, since they may be products made in the same jit.
 
-Subnormal numbers are zero for the arithmetic and comparisons of XLA's CPU code, not for what only moves bits: there
-an input is flushed.
+Subnormal numbers are zero for the arithmetic, comparisons and conversions of XLA's CPU code, not for what only moves
+bits: there an input is flushed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainfn.trace import Graph, Value
 
 # Operations that round an array, and those that hand on its bits, from which contraction looks through.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
-_MOVES = frozenset({"neg", "abs", "where", "stored", "max", "max_abs"})
+_MOVES = frozenset({"neg", "abs", "where", "stored"})
 _ROUNDED_LATE = frozenset({"mul", "div", "sqrt"})
 
 

@@ -36,8 +36,8 @@ def largest_product(*factors: Any) -> Array:
     if len(factors) == 2 and factors[0] is factors[1] and factors[0].dtype == np.float32:
         size = largest_product(factors[0])
         return lax.mul(size, size)  # exact, and x -> |x| * |x| keeps order
-    x = lax.abs(factors[0] if len(factors) == 1 else _products(factors))
-    return _widened(_with_derivative(_integer_max, _plain_max)(x)) if x.size else np.float64(0.0)
+    x = factors[0] if len(factors) == 1 else _products(factors)
+    return _widened(_with_derivative(_integer_max_abs, _plain_max_abs)(x))
 
 
 def sums_on_grids(coarse: Any, fine: Any, *factors: Any) -> tuple[Array, Array]:
@@ -80,12 +80,25 @@ def _integer_max(x: Array) -> Array:
     return from_bits(lax.select(lax.lt(most, np.zeros((), u.dtype)), lax.bitwise_xor(most, magnitude), most), x.dtype)
 
 
+def _integer_max_abs(x: Array) -> Array:
+    """Without the sign, bits are in order, and those of NaN are the greatest."""
+    u = bits(x)
+    zero, magnitude = np.zeros((), u.dtype), np.asarray(np.iinfo(u.dtype).max, u.dtype)
+    size = lax.bitwise_and(u, lax.full_like(u, magnitude))
+    most, union = lax.reduce((size, size), (zero, zero), _max_and_or, _axes(x))
+    return from_bits(lax.min(most, union), x.dtype)
+
+
 def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
     return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
 
 
 def _plain_max(x: Array) -> Array:
     return lax.reduce_max(x, _axes(x))
+
+
+def _plain_max_abs(x: Array) -> Array:
+    return _plain_max(lax.abs(x)) if x.size else lax.full((), 0, x.dtype)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------
