@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import optax
+import optax  # type: ignore[import-untyped]
 
 import trainfn
 from trainfn.rule import Definition
@@ -46,13 +46,15 @@ def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any
         return transform(rule(**hyper, **fixed))
 
     make.__name__ = make.__qualname__ = rule.name
-    make.__doc__ = f"optax.{rule.name} in trainfn's arithmetic.  The rule, with trainfn's own defaults:\n\n{rule.__doc__}"
+    make.__doc__ = (
+        f"optax.{rule.name} in trainfn's arithmetic.  The rule, with trainfn's own defaults:\n\n{rule.__doc__}"
+    )
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
 
 def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signature:
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = []
     for argument in arguments:
         if isinstance(argument, str):

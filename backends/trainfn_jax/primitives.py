@@ -26,12 +26,12 @@ from jax.interpreters import ad, batching, mlir
 
 def pin(x: Any) -> Any:
     """A floating-point number of 16, 32 or 64 bits as it is, which a compiler has to round before going on."""
-    return _pin_p.bind(x)
+    return _pin_p.bind(x)  # type: ignore[no-untyped-call]
 
 
 def flush(x: Any) -> Any:
     """float32 or float64 with subnormal numbers replaced by zero of their sign."""
-    return _flush_p.bind(x)
+    return _flush_p.bind(x)  # type: ignore[no-untyped-call]
 
 
 def opaque_one(like: Any) -> Any:
@@ -92,13 +92,13 @@ def _identity(name: str, function: Callable[[Any], Array]) -> Primitive:
         with jax.enable_x64(True):  # primitives are lowered outside the context they were used in
             return function(x)
 
-    primitive = Primitive(name)
+    primitive: Any = Primitive(name)
     primitive.def_impl(jax.jit(in_64_bits))
     primitive.def_abstract_eval(lambda x: x.update(weak_type=False))
     mlir.register_lowering(primitive, mlir.lower_fun(in_64_bits, multiple_results=False))
-    batching.defvectorized(primitive)
+    batching.defvectorized(primitive)  # type: ignore[no-untyped-call]
     ad.primitive_jvps[primitive] = lambda primals, tangents: (primitive.bind(*primals), tangents[0])
-    return primitive
+    return primitive  # type: ignore[no-any-return]
 
 
 _pin_p = _identity("pin", _pin)

@@ -4,8 +4,8 @@ Both grids' sums are taken in one pass, and summed as whole numbers: a float64 n
 grid's step, and adding a constant whose own last bit is that step leaves the multiple in the low bits of the result.
 Whole numbers may be added in any order by definition, which lets XLA's CPU code use vector instructions: 0.4 ns an
 element for both sums, where two floating-point reductions take 1.4 and, written naively, 7.  For the same reason the
-largest number is found as an integer, next to a second, useless result: XLA splits a single-valued reduction of integers
-into two passes through memory.
+largest number is found as an integer, next to a second, useless result, because XLA splits a single-valued reduction
+of integers into two passes through memory.
 
 Derivatives are those of the plain sum and maximum.
 """
@@ -45,9 +45,10 @@ def sums_on_grids(coarse: Any, fine: Any, *factors: Any) -> tuple[Array, Array]:
 
     `trainfn.elementary` says how the grids are made and why the sums are exact.
     """
-    coarse, fine = lax.optimization_barrier((coarse, fine))
+    coarse, fine = lax.optimization_barrier((coarse, fine))  # type: ignore[no-untyped-call]
     exact = _integer_sums if factors[0].dtype == np.float32 and factors[0].size > 1 else _float_sums
-    return _with_derivative(exact, _plain_sums)(coarse, fine, *factors)
+    high, low = _with_derivative(exact, _plain_sums)(coarse, fine, *factors)
+    return high, low
 
 
 def _widened(x: Array) -> Array:
@@ -67,7 +68,7 @@ def _axes(x: Any) -> tuple[int, ...]:
 
 
 def _integer_max(x: Array) -> Array:
-    """Through integers of the same order: of positive numbers the bits, of negative ones the bits after the sign flipped."""
+    """Through integers of the same order: the bits, of negative numbers with all but the sign flipped."""
     quiet_nan = bits_of_constant(np.nan, x.dtype)
     u = bits(x)
     magnitude = np.asarray(np.iinfo(u.dtype).max, u.dtype)

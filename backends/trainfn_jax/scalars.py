@@ -53,30 +53,30 @@ def is_zero(x: Any) -> bool:
     return isinstance(x, float | np.floating) and x == 0
 
 
-def _mul(x: Any, y: Any) -> Array:
+def _mul(x: Any, y: Any) -> Any:
     return pin(lax.mul(x, y))
 
 
-def _div(x: Any, y: Any) -> Array:
+def _div(x: Any, y: Any) -> Any:
     # x / constant would become x * (1 / constant).
     return pin(lax.div(x, opaque(y, x) if is_known(y) else y))
 
 
-def _add(x: Any, y: Any) -> Array:
+def _add(x: Any, y: Any) -> Any:
     # x + 0 would become x, which is wrong for -0.
     return _apart(lax.add(opaque(x, y) if is_zero(x) else x, opaque(y, x) if is_zero(y) else y), x, y)
 
 
-def _sub(x: Any, y: Any) -> Array:
+def _sub(x: Any, y: Any) -> Any:
     return _apart(lax.sub(x, y), x, y)
 
 
-def _apart(total: Any, x: Any, y: Any) -> Array:
+def _apart(total: Any, x: Any, y: Any) -> Any:
     """(x + constant) + constant would become x + (constant + constant)."""
     return pin(total) if is_known(x) or is_known(y) else total
 
 
-def _sqrt(x: Any) -> Array:
+def _sqrt(x: Any) -> Any:
     return pin(lax.sqrt(x))
 
 
@@ -101,7 +101,9 @@ def _single(x: Any) -> Array:
 
 def _where(condition: Any, x: Any, y: Any) -> Array:
     like = next(v for v in (condition, x, y) if not is_known(v))
-    x, y = (lax.full_like(like, v, dtype=FLOAT64 if isinstance(v, float) else None) if is_known(v) else v for v in (x, y))
+    x, y = (
+        lax.full_like(like, v, dtype=FLOAT64 if isinstance(v, float) else None) if is_known(v) else v for v in (x, y)
+    )
     return lax.select(condition, x, y)
 
 
@@ -140,7 +142,7 @@ def _known_first(op: str) -> Callable[..., Any]:
     return apply
 
 
-def combine(op: str, parts: Sequence[Any]) -> Array:
+def combine(op: str, parts: Sequence[Any]) -> Any:
     """A reduction over the model from its leaves': sums are exact, and lax.max lets NaN win."""
     return functools.reduce(lax.add if op.startswith("sum") else lax.max, parts)
 

@@ -15,7 +15,7 @@ from trainfn.schedules.schedule import Schedule
 from trainfn_jax.scalars import TABLE, in_float64, narrow, widen
 
 
-def evaluate_schedule(schedule: Schedule, step: Any) -> Array:
+def evaluate_schedule(schedule: Schedule, step: Any) -> Any:
     """The value at `step`, an integer array of any shape, traced or not, rounded once to JAX's default float.
 
     This makes every schedule of trainfn a schedule of optax: `optax.sgd(schedule)`.
@@ -33,16 +33,14 @@ def _split(schedule: Schedule) -> tuple[tuple[tuple[str, float], ...], dict[str,
 
 def _value(
     program: Program, known: tuple[tuple[str, float], ...], dtype: Any, step: Array, traced: dict[str, Array]
-) -> Array:
-    arrays = {name: widen(x) for name, x in traced.items()}
+) -> Any:
+    parameters = {**dict(known), **{name: widen(x) for name, x in traced.items()}}
 
-    @in_float64
     def at(one: Array) -> Array:
-        inputs = {"step": widen(one), **dict(known), **arrays}
-        value = evaluate_scalars(lower(program), inputs, TABLE)["value"]
+        value = evaluate_scalars(lower(program), {"step": widen(one), **parameters}, TABLE)["value"]
         return jnp.asarray(narrow(value, dtype), dtype)
 
-    return in_float64(jax.vmap(at))(step.reshape(-1)).reshape(step.shape) if step.ndim else at(step)
+    return jax.vmap(at)(step.reshape(-1)).reshape(step.shape) if step.ndim else at(step)
 
 
 _evaluate = jax.jit(in_float64(_value), static_argnums=(0, 1, 2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from trainfn.rule import Field, Rule
@@ -32,12 +32,12 @@ def field_name(rule: Rule, field: Field) -> str:
     return f"{owner}_{plain}" if owner else plain
 
 
-@lru_cache(maxsize=None)
+@cache
 def _state_class(name: str, fields: tuple[str, ...]) -> Any:
     cls: Any = namedtuple(name, ("count", *fields))  # type: ignore[misc]
     cls.__doc__ = f"count: updates applied; {', '.join(fields)}: as in the rule."
     # The class is made at run time, so a pickle has to say how.
-    cls.__reduce__ = lambda self: (_restore, (name, fields, tuple(self)))
+    setattr(cls, "__reduce__", lambda self: (_restore, (name, fields, tuple(self))))  # noqa: B010
     return cls
 
 

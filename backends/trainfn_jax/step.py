@@ -26,7 +26,7 @@ from trainfn_jax.scalars import TABLE, in_float64, is_known, widen
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LeafArrays:
-    """One leaf's arrays: gradient, parameter (None if the rule does not read it), and state by trainfn's field names."""
+    """One leaf's arrays: gradient, parameter (None if not given), and state by trainfn's field names."""
 
     g: Any
     p: Any
@@ -94,13 +94,20 @@ def step(
         u = arrays.stored_as(result["update"], x.g)
         updates.append(select(u, jnp.full_like(u, -0.0)))
         fields = recipe.rule.fields_of(spec.leaf)
-        states.append({f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model})
+        states.append(
+            {f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model}
+        )
         model.update({f.name: select(_stored(f, result, of_model), of_model[f.name]) for f in fields if f.is_of_model})
     return updates, states, model, select(_saturating_increment(count), count)
 
 
 def _call(
-    recipe: Recipe, spec: LeafSpec, x: LeafArrays, shared: Mapping[str, Any], settings: Settings, meetings: arrays.Meetings
+    recipe: Recipe,
+    spec: LeafSpec,
+    x: LeafArrays,
+    shared: Mapping[str, Any],
+    settings: Settings,
+    meetings: arrays.Meetings,
 ) -> Call:
     compute = arrays.compute_dtype(x.g.dtype, *([] if x.p is None else [x.p.dtype]))
     fields = {f.name: f for f in recipe.rule.fields}

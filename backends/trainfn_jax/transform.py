@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array, lax
+import optax  # type: ignore[import-untyped]
+from jax import Array
 
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
@@ -57,7 +57,7 @@ def _init(rule: Rule, params: Any) -> Any:
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
-            return treedef.unflatten([leaf.get(f.name) for leaf in leaves])
+            return jax.tree.unflatten(treedef, [leaf.get(f.name) for leaf in leaves])
         zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
         return leaves[0][f.name] if leaves else zero
 
@@ -81,7 +81,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
         inputs["p"] = arrays.load(jnp.asarray(p), compute)
     table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
     outputs = run([Call(program, inputs, table)], TABLE)[0]
-    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)
+    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
     state = {}
     for f in rule.fields_of(leaf):
         values = [outputs[part] for part in f.inputs]
@@ -98,7 +98,9 @@ def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_ar
     names = trees.names(updates)
     at = functools.partial(trees.aligned, like=updates, treedef=treedef)
     p = None if params is None else at("the parameters", params)
-    fields = dict(zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:]), strict=True))
+    fields = dict(
+        zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:], strict=True), strict=True)
+    )
     by_leaf = {k: at(f"state.{name}", tree) for k, (f, name, tree) in fields.items() if not f.is_of_model}
     of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model}
 
@@ -115,8 +117,10 @@ def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_ar
         gradients[i] = u
         for k, x in new.items():
             by_leaf[k][i] = x
-    after = [of_model[k] if f.is_of_model else treedef.unflatten(by_leaf[k]) for k, (f, _, _) in fields.items()]
-    return treedef.unflatten(gradients), type(state)(count, *after)
+    after = [
+        of_model[k] if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
+    ]
+    return jax.tree.unflatten(treedef, gradients), type(state)(count, *after)
 
 
 def _recipe(rule: Rule, names: list[str], leaves: list[LeafArrays], count: Any) -> tuple[Recipe, list[Any]]:
@@ -163,6 +167,8 @@ def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
         if f.is_of_model:
             continue
         if f.name not in x.state:
-            raise ValueError(f"leaf {leaf.name!r}: the state has no {f.name}; call init again with this leaf in params.")
+            raise ValueError(
+                f"leaf {leaf.name!r}: the state has no {f.name}; call init again with this leaf in params."
+            )
         shape = np.shape(x.g) if f.is_array else (2,) if f.is_pair else ()
         trees.check_shape(leaf.name, f"the state's {f.name}", np.shape(x.state[f.name]), shape)

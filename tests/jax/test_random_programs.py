@@ -81,7 +81,10 @@ def test_array_programs(data: st.DataObject, key: int) -> None:
         array_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(2)])
         for _ in range(8)
     ]
-    x = {"g": with_specials(numbers(key, (SIZE,), 60, 2.0**90), key), "p": numbers(key + 1, (SIZE,))}  # no subnormal numbers: p is what the results are added to
+    x = {
+        "g": with_specials(numbers(key, (SIZE,), 60, 2.0**90), key),
+        "p": numbers(key + 1, (SIZE,)),
+    }  # no subnormal numbers: p is what the results are added to
     inputs = {**x, "s": np.float32(data.draw(st.sampled_from(NUMBERS)))}
     got = jax.jit(lambda i, one: in_jax(programs, i, one))(inputs, np.ones(SIZE, np.float32))
     numpys = {**x, "s": float(inputs["s"])}
@@ -134,7 +137,9 @@ def test_scalar_programs(data: st.DataObject) -> None:
 
     for program, actual in zip(programs, run_all(s, t), strict=True):
         inputs = {"s": s.astype(np.float64), "t": t.astype(np.float64)}
-        want = {k: np.broadcast_to(np.asarray(x, np.float64), 64) for k, x in reference.evaluate(program, inputs).items()}
+        want = {
+            k: np.broadcast_to(np.asarray(x, np.float64), 64) for k, x in reference.evaluate(program, inputs).items()
+        }
         got = {k: np.ascontiguousarray(np.asarray(x)).view(np.float64)[:, 0] for k, x in actual.items()}
         normal = {k: np.abs(x) >= np.finfo(np.float64).smallest_normal for k, x in want.items()}
         assert_same_bits(
