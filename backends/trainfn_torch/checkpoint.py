@@ -23,7 +23,7 @@ from trainfn.trace import Leaf
 from trainfn_torch import groups as grouping
 from trainfn_torch import state as states
 from trainfn_torch.groups import Group
-from trainfn_torch.names import Key, Names
+from trainfn_torch.names import Names
 from trainfn_torch.tensors import is_sharded, plain
 
 # Prefixes that wrappers put before a parameter's name: DDP, torch.compile.
@@ -203,7 +203,8 @@ def _group(
     by_key = {key.name: key for key in names.keys}
     for name, value in saved.items():
         if name in by_key:
-            if not _is_rules_own(rule, by_key[name], own, same):
+            # Scheduled ones are written again once everything is loaded.
+            if same or not any(is_leaf_function(rule.hyper[n]) for n in by_key[name].hyper):
                 for hyper, number in grouping.unpack(rule, by_key[name], value).items():
                     grouping.one_number(rule, hyper, number)
                 new[name] = deepcopy(value)
@@ -214,13 +215,6 @@ def _group(
             if own.schedules.keys() & set(written):
                 new.pop(mark, None)
     return new, Group(dict(own.schedules))
-
-
-def _is_rules_own(rule: Rule, key: Key, own: Group, same: bool) -> bool:
-    """Whether the value under a key is the rule's to decide: scheduled, or a leaf function's under other groups."""
-    if any(name in own.schedules for name in key.hyper):
-        return True
-    return not same and any(is_leaf_function(rule.hyper[name]) for name in key.hyper)
 
 
 def is_leaf_function(value: Any) -> bool:

@@ -61,7 +61,7 @@ def _array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 def _number(f: Field, values: Mapping[str, Any], p: torch.Tensor) -> torch.Tensor:
     parts = [torch.as_tensor(values[name], dtype=torch.float32, device=plain(p).device) for name in f.inputs]
-    return torch.stack(parts) if f.is_pair else parts[0].clone()
+    return torch.stack(parts) if f.is_pair else parts[0]
 
 
 def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: torch.Tensor, where: str) -> None:

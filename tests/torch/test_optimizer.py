@@ -168,22 +168,17 @@ def test_subclasses_are_seen_through() -> None:
 
 
 def test_executions_mix_within_a_step() -> None:
-    """A subclass goes tensor by tensor beside fused leaves, and the update is counted once."""
+    """A parameter with holes in memory is not for the fused kernels; the others are, and the update counts once."""
     for made in (tf.adamw(), tf.chain(tf.clip_by_global_norm(0.1), tf.adamw())):
         params = parameters()
-        mixed = {name: torch.nn.Parameter(p.detach().clone()) for name, p in params.items()}
-        mixed["bias"] = mixed["bias"].detach().as_subclass(Labelled).requires_grad_()
-        optimizer, expected = optimizer_of(mixed, made), Reference(made, params)
+        params["bias"] = torch.nn.Parameter(LAYOUTS["strided"](params["bias"].detach()))
+        optimizer, expected = optimizer_of(params, made), Reference(made, params)
         for n in range(3):
             give_gradients(params, n)
-            for name, p in params.items():
-                mixed[name].grad = p.grad.clone()
             optimizer.step()
             expected.step(params)
-        for name in params:
-            actual = mixed[name].detach().as_subclass(torch.Tensor).numpy()
-            assert_same_bits({name: expected.params[name]}, {name: actual})
-        assert float(optimizer.param_groups[0]["updates"]) == 3
+        expected.check(optimizer, params, repr(made))
+        assert len({slot.execution for slot in optimizer._slots.values()}) == 2
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -197,6 +192,10 @@ def test_exchanged_memory(execution: str) -> None:
             state = optimizer.state[params["bias"]]
             optimizer.state[params["bias"]] = {k: x.clone() for k, x in state.items()}
             state["exp_avg"].fill_(math.nan)
+        if n == 3:
+            state = optimizer.state[params["scale"]]
+            old, state["exp_avg"] = state["exp_avg"], state["exp_avg"].clone()
+            old.fill_(math.nan)
         give_gradients(params, n)
         optimizer.step()
         expected.step(params)
@@ -475,6 +474,24 @@ def test_a_missing_number_and_a_schedule_put_into_a_group_are_errors() -> None:
         optimizer.step()
 
 
+def test_a_group_that_is_refused_in_part_is_refused_whole() -> None:
+    params = parameters()
+    optimizer = optimizer_of({"bias": params["bias"]}, BY_SHAPE)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [("weight", params["weight"]), ("again", params["bias"])]})
+    assert [g["param_names"] for g in optimizer.param_groups] == [["bias"]]
+
+
+def test_a_count_put_into_a_group_is_used() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.sgd(lr=DECAY))
+    optimizer.param_groups[0]["updates"] = torch.tensor(5.0)
+    give_gradients(params, 1)
+    optimizer.step()
+    assert float(optimizer.param_groups[0]["updates"]) == 6
+    assert optimizer.param_groups[0]["lr"] == DECAY(6)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -599,6 +616,39 @@ def test_scalars_that_only_a_device_knows(monkeypatch: pytest.MonkeyPatch) -> No
                 expected.step(params)
         monkeypatch.undo()
         expected.check(optimizer, params, execution)
+
+
+def test_leaves_of_equal_age_have_equal_steps() -> None:
+    """What `foreach` goes by where steps are on an accelerator."""
+    from types import SimpleNamespace
+
+    from trainfn_torch.plan import _tell_ages
+
+    class OnDevice:
+        device = torch.device("cuda")
+
+        def __init__(self, steps: int) -> None:
+            self.steps = steps
+
+        def __float__(self) -> float:
+            return float(self.steps)
+
+    def slot(steps: int) -> Any:
+        return SimpleNamespace(leaf=SimpleNamespace(age=0, step=OnDevice(steps)))
+
+    slots = [slot(0), slot(0), slot(3), slot(3), slot(3)]
+
+    def step(which: list[Any]) -> None:
+        _tell_ages(which)
+        for one in which:
+            one.leaf.step.steps += 1
+
+    for which in (slots, slots[1:], slots[:2], slots[2:], slots, [slots[0], slots[4]], slots):
+        step(which)
+        for a in slots:
+            for b in slots:
+                assert a.leaf.age != b.leaf.age or a.leaf.step.steps == b.leaf.step.steps
+    assert slots[2].leaf.age == slots[3].leaf.age != 0
 
 
 def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

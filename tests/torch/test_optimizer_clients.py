@@ -74,6 +74,7 @@ def test_a_gradient_scaler_unscales_and_skips(execution: str, clips: bool) -> No
 def test_the_scaler_may_do_it_all_itself() -> None:
     params = parameters()
     optimizer = optimizer_of(params, tf.adamw(), unscales=False)
+    assert optimizer._step_supports_amp_scaling is False
     assert trainfn_torch.Optimizer._step_supports_amp_scaling is True
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     expected = Reference(tf.adamw(), params)
@@ -356,3 +357,20 @@ def test_a_compiled_step_takes_the_loss() -> None:
     for loss in (1.0, 4.0):
         step(torch.tensor(loss))
     assert p.item() == 2.0 - 1.0 - 4.0
+
+
+def test_a_compiled_step_after_another_change_of_the_parameters() -> None:
+    torch._dynamo.reset()
+    p = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = trainfn_torch.Optimizer([p], tf.sgd(lr=1.0))
+
+    @torch.no_grad()
+    def halve_and_step() -> None:
+        p.mul_(0.5)
+        optimizer.step()
+        p.add_(8.0)
+
+    run = torch.compile(halve_and_step, backend="aot_eager", fullgraph=True)
+    p.grad = torch.ones(1)
+    run()
+    assert p.item() == 2.0 * 0.5 - 1.0 + 8.0

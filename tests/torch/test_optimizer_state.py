@@ -20,8 +20,13 @@ import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import Reference, give_gradients, parameters, snapshot
 from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of
+from trainfn.schedules import linear
 
 Made = Callable[[], tf.Rule]
+
+
+def by_name(leaf: tf.Leaf) -> float:
+    return 0.0 if leaf.name == "bias" else 0.1
 
 
 def trained(made: tf.Rule, steps: int = 3, key: int = 1) -> tuple[dict[str, Any], trainfn_torch.Optimizer]:
@@ -103,8 +108,12 @@ def test_a_state_of_split_groups_splits_one_group_where_its_numbers_differ() -> 
 
 
 def test_without_names_the_order_of_the_parameters_decides() -> None:
-    params, one = trained(tf.adamw())
+    named, _ = trained(tf.adamw())
+    params = {name: named[name] for name in ("bias", "weight", "scale")}
+    one = optimizer_of(params, tf.adamw())
+    one.step()
     split = trainfn_torch.Optimizer(params.values(), BY_SHAPE)
+    assert len(split.param_groups[0]["params"]) == 2  # bias and scale: not the order in which they were given
     state = one.state_dict()
     del state["param_groups"][0]["param_names"]
     split.load_state_dict(state)
@@ -191,6 +200,32 @@ def test_a_loaded_schedule_goes_on_where_it_was() -> None:
     saved["param_groups"][0]["lr"] = 123.0  # owned by the schedule, whatever was saved
     fresh.load_state_dict(saved)
     assert fresh.param_groups[0]["lr"] == DECAY(4)
+
+
+def test_numbers_changed_in_a_group_are_loaded_whoever_decided_them_at_first() -> None:
+    made = tf.adamw(lr=DECAY, b1=linear(start=0.5, stop=0.9, steps=4), weight_decay=by_name)
+    _, optimizer = trained(made, 2)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.7
+        group["betas"] = (0.1, 0.6)
+    fresh = optimizer_of(parameters(), made)
+    fresh.load_state_dict(optimizer.state_dict())
+    for group in fresh.param_groups:
+        assert group["weight_decay"] == 0.7
+        assert group["betas"] == (linear(start=0.5, stop=0.9, steps=4)(2), 0.6)
+
+
+def test_what_a_scheduler_left_in_a_state_does_not_make_it_an_owner() -> None:
+    params, optimizer = trained(tf.adamw())
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    saved = optimizer.state_dict()
+    assert {"initial_lr", "max_momentum"} <= saved["param_groups"][0].keys()
+    again = optimizer_of(params, tf.adamw(lr=DECAY))
+    again.load_state_dict(saved)
+    again.step()
+    unscheduled = optimizer_of(params, tf.adamw())
+    unscheduled.load_state_dict(saved)
+    assert unscheduled.param_groups[0]["initial_lr"] == saved["param_groups"][0]["initial_lr"]
 
 
 # -- torch.optim's states ----------------------------------------------------------------------------------------------
@@ -301,10 +336,6 @@ def test_pickling_with_a_function_that_pickle_cannot_find() -> None:
         other.add_param_group({"params": [("new", new)]})
     other.add_param_group({"params": [("new", new)], "weight_decay": 0.2})
     assert other.param_groups[-1]["weight_decay"] == 0.2
-
-
-def by_name(leaf: tf.Leaf) -> float:
-    return 0.0 if leaf.name == "bias" else 0.1
 
 
 def test_pickling_keeps_what_it_can() -> None:
