@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
+from operator import is_
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -256,10 +257,8 @@ class _Plan:
     """Everything about a step that stays while the optimizer's tensors stay what they are."""
 
     def __init__(self, leaves: Sequence[LeafUpdate]) -> None:
-        # Kept alive, so that no other object can come to have their identities.
-        self._owners = [(leaf.program, leaf.hyper) for leaf in leaves]
-        self._programs = [id(leaf.program) for leaf in leaves]
-        self._hypers = [id(leaf.hyper) for leaf in leaves]
+        self._programs = [leaf.program for leaf in leaves]
+        self._hypers = [leaf.hyper for leaf in leaves]
         programs = _lowered(leaves)
         for i, leaf in enumerate(leaves):
             problem = _refusal(leaf, programs[i])
@@ -282,7 +281,9 @@ class _Plan:
 
     def tensors_if_fitting(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor] | None:
         """The tensors of the step if this plan is one for them."""
-        if [id(x.program) for x in leaves] != self._programs or [id(x.hyper) for x in leaves] != self._hypers:
+        if not _are_same([x.program for x in leaves], self._programs):
+            return None
+        if not _are_same([x.hyper for x in leaves], self._hypers):
             return None
         tensors = self.tensors(leaves)
         return tensors if self._same(tensors) else None
@@ -352,6 +353,10 @@ class _Plan:
             group.launcher.finish(updates)
             updates = 0  # counted once
         return True
+
+
+def _are_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 def _lowered(leaves: Sequence[LeafUpdate]) -> list[Program]:
@@ -429,9 +434,9 @@ def _metadata_check(tensors: list[torch.Tensor]) -> Callable[[list[torch.Tensor]
     try:
         from torch._C._dynamo.guards import TensorGuards  # in C++: 80 ns a tensor instead of a microsecond
 
-        static = [[None] * x.dim() for x in tensors]
         make: Any = TensorGuards
-        guards = make(*tensors, dynamic_dims_sizes=static, dynamic_dims_strides=static)
+        sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
+        guards = make(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)  # a None would match any
         if guards.check(*tensors):
             count = len(tensors)
             return lambda others: len(others) == count and bool(guards.check(*others))

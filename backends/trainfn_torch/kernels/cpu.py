@@ -16,7 +16,7 @@ import torch
 
 from trainfn_torch.kernels.printer import Kernel
 
-_GRAIN = 4096  # elements: fewer are not worth a second thread
+_GRAIN = 16384  # elements: fewer are not worth a second thread
 
 
 class _Context(ctypes.Structure):

@@ -214,6 +214,15 @@ def _checked(result: tuple[Any, ...], what: str) -> Any:
 
 def compile_source(source: str, architecture: str) -> bytes:
     """Machine code for an architecture such as `sm_90`."""
+    try:
+        return _compile(source, architecture)
+    except CannotBuild:
+        raise
+    except RuntimeError as error:  # the bindings are there, but not the library
+        raise CannotBuild(f"NVRTC cannot be used: {error}") from error
+
+
+def _compile(source: str, architecture: str) -> bytes:
     _, nvrtc = _bindings()
     options = [option.encode() for option in (f"--gpu-architecture={architecture}", *OPTIONS)]
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"trainfn.cu", 0, [], []), "NVRTC")
