@@ -149,7 +149,7 @@ def own_values(
     """Write the scheduled values for the next update into the group; without `force`, only where they are ours."""
     if not own.schedules:
         return
-    at = float(updates) if updates.device.type == "cpu" else None
+    at = known_count(updates)
     for key in keys:
         scheduled = [n for n in key.hyper if n in own.schedules]
         if not scheduled or not (force or is_ours(key, group, own)):
@@ -164,6 +164,11 @@ def own_values(
         numbers = tuple(new.get(n, o) for n, o in zip(key.hyper, old, strict=True))
         group[key.name] = own.owned[key.name] = numbers if key.is_tuple else numbers[0]
         own.written_at[key.name] = at
+
+
+def known_count(updates: torch.Tensor) -> float | None:
+    """The count of updates where the host may read it; None where that would wait for a device."""
+    return float(updates) if updates.device.type == "cpu" else None
 
 
 def is_ours(key: Key, group: Mapping[str, Any], own: Group) -> bool:

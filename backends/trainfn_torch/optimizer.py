@@ -224,7 +224,7 @@ class Optimizer(torch.optim.Optimizer):
         """Check a group and read its numbers; returns the rule it runs."""
         grouping.refuse_two_owners(self.rule, group, own)
         grouping.refuse_change(self.rule, group, self._fixed)
-        if self._updates.device.type == "cpu":
+        if grouping.known_count(self._updates) is not None:  # on a device only steps and loading change it
             grouping.own_values(self._names.keys, group, own, self._updates, force=False)
         hyper = grouping.read(self.rule, self._names.keys, group, own)
         for name in EXTRAS:

@@ -618,6 +618,40 @@ def test_scalars_that_only_a_device_knows(monkeypatch: pytest.MonkeyPatch) -> No
         expected.check(optimizer, params, execution)
 
 
+@pytest.mark.parametrize("execution", ["single", "foreach"])
+def test_scheduled_numbers_that_only_a_device_knows(execution: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There they are tensors that stay the same objects, true after every update and every skip."""
+    from trainfn_torch import groups, scalars
+
+    monkeypatch.setattr(groups, "known_count", lambda updates: None)
+    monkeypatch.setattr(scalars, "_READ_BY_HOST", ())
+    made = tf.adamw(lr=DECAY, b1=linear(start=0.5, stop=0.9, steps=4))
+    params = parameters()
+    optimizer, expected = optimizer_of(params, made, execution=execution), Reference(made, params)
+    group = optimizer.param_groups[0]
+    lr, betas = group["lr"], group["betas"]
+    assert lr.dtype is torch.float64
+    for n in range(5):
+        give_gradients(params, n)
+        optimizer.found_inf = torch.tensor(float(n == 2))
+        optimizer.step()
+        if n != 2:
+            expected.step(params)
+        count = expected.state.count
+        assert group["lr"] is lr
+        assert group["betas"] is betas
+        assert (lr.item(), betas[0].item(), betas[1]) == (
+            DECAY(count),
+            linear(start=0.5, stop=0.9, steps=4)(count),
+            0.999,
+        )
+    expected.check(optimizer, params)
+    again = optimizer_of(params, made)
+    again.load_state_dict(optimizer.state_dict())
+    assert again.param_groups[0]["lr"] is not lr
+    assert again.param_groups[0]["lr"].item() == DECAY(4)
+
+
 def test_leaves_of_equal_age_have_equal_steps() -> None:
     """What `foreach` goes by where steps are on an accelerator."""
     from types import SimpleNamespace
