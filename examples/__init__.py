@@ -1,1 +1,1 @@
-"""Programs that use trainfn as a stranger would: each folder is one, started with `python -m examples.<name>.demo`."""
+"""Programs that use trainfn as a stranger would: each folder is one, run by `python -m examples.<name>.demo`."""

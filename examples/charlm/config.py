@@ -10,23 +10,23 @@ class Config:
     seed: int = 0
 
     # The model: a pre-LayerNorm GPT.
-    context: int = 96  # characters it sees at once
+    context: int = 32  # characters it sees at once
     width: int = 96  # numbers per character inside
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
 
     # Training.
-    batch: int = 16  # sequences per update
-    updates: int = 400
-    warmup: int = 40
-    peak_lr: float = 4e-3
-    floor_lr: float = 4e-4
+    batch: int = 32  # sequences per update
+    updates: int = 600
+    warmup: int = 60
+    peak_lr: float = 6e-3
+    floor_lr: float = 6e-4
     b2: float = 0.99  # shorter memory than the usual 0.999: the whole run is a few hundred updates
     weight_decay: float = 0.1
     max_norm: float = 1.0
 
     # What the demo does besides training.
-    recorded: int = 60  # updates whose gradients are kept for the replay
+    recorded: int = 30  # updates whose gradients are kept for the replay
     timed_pairs: int = 40  # interleaved pairs of timings for each comparison
     sample_length: int = 400
     temperature: float = 0.7

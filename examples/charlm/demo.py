@@ -10,24 +10,27 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import optax
 import torch
 import trainfn_jax
 import trainfn_torch
 
 from . import report, train_flax, train_torch
 from .baselines import TorchBaseline, optax_baseline
+from .bits import Snapshot, compare, differing_words
 from .config import Config
 from .data import Corpus, load_corpus
 from .progress import PlainTerminal, terminal
 from .recipe import learning_rate, recipe
-from .replay import Agreement, compare, differing_words, replay_flax, replay_torch
-from .results import LearningRates, Results, agreement_check
+from .replay import MakeTorchOptimizer, replay_flax, replay_numpy, replay_torch
+from .results import LearningRates, Replay, Results, loss_differences
 from .run import Run
 from .sample import sample
 from .timing import compare_steps
@@ -73,8 +76,8 @@ def run(config: Config, show: PlainTerminal) -> Results:
     parameter_count = sum(array.size for array in initial.values())
 
     show.heading(
-        f"A character transformer of {parameter_count:,} parameters, trained twice for {config.updates} updates on "
-        f"{len(corpus.train):,} characters of Python's own documentation"
+        f"A character transformer of {parameter_count:,} parameters, trained twice for {config.updates} "
+        f"updates on {len(corpus.train):,} characters of Python's own documentation"
     )
     with show.training("PyTorch", config.updates) as on_update:
         torch_run = train_torch.train(config, corpus, initial, on_update)
@@ -84,16 +87,16 @@ def run(config: Config, show: PlainTerminal) -> Results:
     show.heading("What is promised to be the same, bit by bit")
     rates = compare_learning_rates(config, torch_run, flax_run)
     show.check(rates.check)
-    agreement = replay_trainfn(config, corpus, initial, torch_run.gradients)
-    show.check(agreement_check(agreement))
-    baseline = replay_baselines(config, corpus, initial, torch_run.gradients)
+    replay = replay_everywhere(config, corpus, initial, torch_run.gradients)
+    for check in replay.checks:
+        show.check(check)
     show.line(
-        f"for contrast, torch.optim against optax, the same gradients: {baseline.total_differing:,} of "
-        f"{baseline.total_words:,} words differ"
+        f"for contrast, torch.optim against optax, the same gradients: {replay.baseline.total_differing:,} of "
+        f"{replay.baseline.total_words:,} words differ"
     )
 
     show.heading("What can't be: the two models' matrix products round differently")
-    differences = np.abs(np.array(torch_run.loss) - np.array(flax_run.loss))
+    differences = loss_differences(torch_run, flax_run)
     show.line(
         f"loss difference: {differences[0]:.1e} at the first update, at most {differences.max():.1e} "
         f"at update {int(differences.argmax()) + 1}"
@@ -121,11 +124,11 @@ def run(config: Config, show: PlainTerminal) -> Results:
         config=config,
         environment=environment(),
         parameter_count=parameter_count,
+        vocabulary_size=len(corpus.vocabulary),
         torch=torch_run,
         flax=flax_run,
         learning_rates=rates,
-        agreement=agreement,
-        baseline_agreement=baseline,
+        replay=replay,
         timings=timings,
         prompt=PROMPT,
         torch_sample=torch_sample,
@@ -143,20 +146,21 @@ def compare_learning_rates(config: Config, torch_run: Run, flax_run: Run) -> Lea
     )
 
 
-def replay_trainfn(config: Config, corpus: Corpus, initial: Named, gradients: list[Named]) -> Agreement:
-    return compare(
-        replay_torch(
-            config, corpus, initial, gradients, lambda named: trainfn_torch.Optimizer(named, recipe(config))
-        ),
-        replay_flax(config, initial, gradients, trainfn_jax.transform(recipe(config))),
-    )
+def replay_everywhere(config: Config, corpus: Corpus, initial: Named, gradients: list[Named]) -> Replay:
+    def in_torch(make: MakeTorchOptimizer) -> Iterator[Snapshot]:
+        return replay_torch(config, corpus, initial, gradients, make)
 
+    def in_flax(transform: optax.GradientTransformation) -> Iterator[Snapshot]:
+        return replay_flax(config, initial, gradients, transform)
 
-def replay_baselines(config: Config, corpus: Corpus, initial: Named, gradients: list[Named]) -> Agreement:
-    return compare(
-        replay_torch(config, corpus, initial, gradients, lambda named: TorchBaseline(named, config)),
-        replay_flax(config, initial, gradients, optax_baseline(config)),
+    rule = recipe(config)
+    torch_flax, flax_numpy = compare(
+        in_torch(lambda named: trainfn_torch.Optimizer(named, rule)),
+        in_flax(trainfn_jax.transform(rule)),
+        replay_numpy(initial, gradients, rule),
     )
+    (baseline,) = compare(in_torch(lambda named: TorchBaseline(named, config)), in_flax(optax_baseline(config)))
+    return Replay(torch_flax, flax_numpy, baseline)
 
 
 def usable_cores() -> int:

@@ -1,7 +1,7 @@
 """The transformer in flax (linen): `model_torch` again, module by module and name by name.
 
-Linen, because its parameters are a plain nested dict and its forward pass a pure function of them, which is the form in
-which optax and trainfn's JAX side want them.
+Linen, because its parameters are a plain nested dict and its forward pass a pure function of them, which is
+the form in which optax and trainfn's JAX side want them.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """The transformer in PyTorch: a pre-LayerNorm GPT with learned positions and an untied output head.
 
-`model_flax` is the same model; wherever the two libraries' defaults differ (LayerNorm's epsilon, GELU's approximation), the
-choice is written out in both.
+`model_flax` is the same model. Where the two libraries' defaults differ (LayerNorm's epsilon, GELU's
+approximation), the choice is written out in both.
 """
 
 import torch
@@ -61,7 +61,7 @@ class GPT(nn.Module):
         self.initialise(config)
 
     def initialise(self, config: Config) -> None:
-        """GPT-2's: normal(0, 0.02), and what writes into the residual stream divided by the root of their number."""
+        """GPT-2's: normal(0, 0.02), divided by the root of their number where layers write into the residual."""
         generator = torch.Generator().manual_seed(config.seed)
         for name, p in self.named_parameters():
             if p.ndim >= 2:

@@ -1,4 +1,4 @@
-"""What is seen in the terminal: with `rich` where it is installed and the output is a terminal, plain lines elsewhere."""
+"""What is seen in the terminal: live with `rich`, where it is installed and there is one; else plain lines."""
 
 import sys
 import textwrap
@@ -11,6 +11,7 @@ from .run import OnUpdate
 try:
     import rich.console
     import rich.progress
+    from rich.markup import escape
 except ImportError:
     rich = None  # type: ignore[assignment]
 
@@ -51,14 +52,14 @@ class RichTerminal(PlainTerminal):
         self.console = console
 
     def heading(self, text: str) -> None:
-        self.console.print(f"\n[bold]{text}[/]")
+        self.console.print(f"\n[bold]{escape(text)}[/]")
 
     def line(self, text: str) -> None:
         self.console.print(f"  {text}", highlight=False, markup=False)
 
     def check(self, check: Check) -> None:
         mark = "[bold green]equal[/]" if check.passed else "[bold white on red] NOT EQUAL [/]"
-        self.console.print(f"  {mark}  {check.name}: {check.detail}", highlight=False)
+        self.console.print(f"  {mark}  {escape(check.name)}: {escape(check.detail)}", highlight=False)
 
     @contextmanager
     def training(self, name: str, total: int) -> Iterator[OnUpdate]:

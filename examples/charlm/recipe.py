@@ -9,9 +9,7 @@ from .config import Config
 
 
 def learning_rate(config: Config) -> Schedule:
-    return warmup_cosine(
-        peak=config.peak_lr, warmup=config.warmup, steps=config.updates, floor=config.floor_lr
-    )
+    return warmup_cosine(peak=config.peak_lr, warmup=config.warmup, steps=config.updates, floor=config.floor_lr)
 
 
 def recipe(config: Config) -> Rule:

@@ -1,34 +1,30 @@
 """Are two optimizers the same function? Feed both the same gradients and compare every bit that comes out.
 
-Two training runs can't answer that: matrix products round differently in torch and XLA, so their gradients differ from the first
-update on. Here the gradients recorded from one run are replayed through a torch optimizer and, under `jax.jit`, through an
-optax transformation, each in its own layout, and after every update the parameters and the optimizer's state are
-compared as integers. Equal parameters alone would prove little: an update far smaller than its parameter is lost in rounding.
+Two training runs can't answer that: matrix products round differently in torch and XLA, so their gradients
+differ from the first update on. Here the gradients recorded from one run are replayed through a torch
+optimizer, through an optax transformation under `jax.jit`, and through numpy, which is what a rule means; torch
+and numpy in torch's layout, JAX in flax's. After every update the parameters and the optimizer's state are
+compared as integers, and of numpy and JAX the updates themselves (a torch optimizer writes into its parameters
+and shows no update). Equal parameters alone would prove little: an update far smaller than its parameter is lost
+in rounding.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 import optax
 import torch
 
+from trainfn import Rule, reference
+
+from .bits import Snapshot
 from .config import Config
 from .data import Corpus
 from .train_flax import on_device
 from .train_torch import build, numpy_of
 from .weights import Named, table, to_flax, to_torch
-
-
-class Snapshot(NamedTuple):
-    """Everything an optimizer holds after an update, by torch's names and in torch's layouts."""
-
-    parameters: Named
-    m: Named  # torch: exp_avg, optax: mu
-    v: Named  # torch: exp_avg_sq, optax: nu
-    steps: Named  # how many updates each parameter has had
 
 
 class TorchOptimizer(Protocol):
@@ -64,60 +60,35 @@ def replay_flax(
     rows = table(config.layers)
 
     @jax.jit
-    def update(params: Any, state: Any, gradient: Any) -> tuple[Any, Any]:
+    def update(params: Any, state: Any, gradient: Any) -> tuple[Any, Any, Any]:
         updates, state = transform.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+        return optax.apply_updates(params, updates), state, updates
 
     params = on_device(to_flax(initial, rows))
     state = transform.init(params)
     for gradient in gradients:
-        params, state = update(params, state, on_device(to_flax(gradient, rows)))
-        # A chain may hold several counters; they all count the same updates.
+        params, state, updates = update(params, state, on_device(to_flax(gradient, rows)))
+        # A chain of optax's may hold several counters; they all count the same updates.
         (count,) = {int(value) for _, value in optax.tree_utils.tree_get_all_with_path(state, "count")}
         yield Snapshot(
             to_torch(params, rows),
             to_torch(optax.tree_utils.tree_get(state, "mu"), rows),
             to_torch(optax.tree_utils.tree_get(state, "nu"), rows),
             {row.torch: np.array(count) for row in rows},
+            to_torch(updates, rows),
         )
 
 
-@dataclass
-class Agreement:
-    """For each kind of array: how many of its words differ after each update, and how many there are."""
-
-    words: dict[str, int] = field(default_factory=dict)
-    differing: dict[str, list[int]] = field(default_factory=dict)
-
-    @property
-    def updates(self) -> int:
-        return len(next(iter(self.differing.values()), []))
-
-    @property
-    def total_words(self) -> int:
-        return self.updates * sum(self.words.values())
-
-    @property
-    def total_differing(self) -> int:
-        return sum(map(sum, self.differing.values()))
-
-    def add(self, ours: Snapshot, theirs: Snapshot) -> None:
-        for kind in Snapshot._fields:
-            a, b = getattr(ours, kind), getattr(theirs, kind)
-            self.words[kind] = sum(array.size for array in a.values())
-            self.differing.setdefault(kind, []).append(sum(differing_words(a[name], b[name]) for name in a))
-
-
-def compare(left: Iterable[Snapshot], right: Iterable[Snapshot]) -> Agreement:
-    agreement = Agreement()
-    for ours, theirs in zip(left, right, strict=True):
-        agreement.add(ours, theirs)
-    return agreement
-
-
-def differing_words(a: np.ndarray, b: np.ndarray) -> int:
-    """How many elements differ in any bit: -0.0 is not 0.0, and a NaN equals a NaN with the same bits."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        raise ValueError(f"cannot compare {a.dtype}{list(a.shape)} with {b.dtype}{list(b.shape)}")
-    integers = np.dtype(f"u{a.dtype.itemsize}")
-    return int(np.count_nonzero(np.ascontiguousarray(a).view(integers) != np.ascontiguousarray(b).view(integers)))
+def replay_numpy(initial: Named, gradients: list[Named], rule: Rule) -> Iterator[Snapshot]:
+    params = initial
+    state = reference.init(rule, params)
+    for gradient in gradients:
+        updates, state = reference.update(rule, state, gradient, params)
+        params = {name: p + updates[name] for name, p in params.items()}
+        yield Snapshot(
+            params,
+            {name: leaf["m"] for name, leaf in state.leaves.items()},
+            {name: leaf["v"] for name, leaf in state.leaves.items()},
+            {name: np.array(steps) for name, steps in state.steps.items()},
+            updates,
+        )

@@ -1,6 +1,7 @@
 """Text from a model: one loop for both, with the same random numbers.
 
-As long as two models agree about the next character they write the same text; where they part, their texts do.
+As long as two models agree about the next character they write the same text; where they part, their texts
+do.
 """
 
 import numpy as np

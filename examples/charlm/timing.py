@@ -1,7 +1,9 @@
-"""Which of two optimizers takes less time for a step? Measured in interleaved pairs, on this model's parameters.
+"""Which of two optimizers takes less time for a step? Measured in interleaved pairs, on this model's
+parameters.
 
-A machine's speed drifts by more than what is to be measured. So the two sides alternate, which of them goes first alternates too,
-and the figure reported is the median of the pairs' ratios with its 95 % interval: order statistics, no distribution assumed.
+A machine's speed drifts by more than what is to be measured. So the two sides alternate, which of them goes
+first alternates too, and the figure reported is the median of the pairs' ratios with its 95 % interval: order
+statistics, no distribution assumed.
 """
 
 import time
@@ -46,7 +48,7 @@ class Comparison(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % for the median: the order statistics 1.96 standard deviations of a fair coin from the middle."""
+        """Of the median, 95 %: ranks 1.96 standard deviations of a fair coin from the middle."""
         ratios = np.sort(self.ratios)
         n = len(ratios)
         rank = max(int(n / 2 - 1.96 * n**0.5 / 2), 1)  # counted from 1, from either end
@@ -87,9 +89,7 @@ def compare_steps(config: Config, corpus: Corpus, weights: Named, gradient: Name
     ]
 
 
-def _torch_steps(
-    config: Config, corpus: Corpus, weights: Named, gradient: Named, make: Callable[[Any], Any]
-) -> Step:
+def _torch_steps(config: Config, corpus: Corpus, weights: Named, gradient: Named, make: Callable[[Any], Any]) -> Step:
     named = dict(build(config, corpus, weights).named_parameters())
     for name, p in named.items():
         p.grad = torch.tensor(gradient[name])
@@ -102,9 +102,7 @@ def _torch_steps(
     return steps
 
 
-def _jax_steps(
-    config: Config, weights: Named, gradient: Named, transform: optax.GradientTransformation
-) -> Step:
+def _jax_steps(config: Config, weights: Named, gradient: Named, transform: optax.GradientTransformation) -> Step:
     rows = table(config.layers)
     gradient_tree = on_device(to_flax(gradient, rows))
     params = on_device(to_flax(weights, rows))

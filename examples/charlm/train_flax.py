@@ -53,9 +53,7 @@ def train(config: Config, corpus: Corpus, initial: Named, on_update: OnUpdate) -
         on_update(step, run.loss[-1])
     run.weights = to_torch(params, rows)
     evaluate = jax.jit(loss_fn)
-    run.held_out_loss = float(
-        np.mean([evaluate(params, x, y) for x, y in held_out_batches(corpus, config)])
-    )
+    run.held_out_loss = float(np.mean([evaluate(params, x, y) for x, y in held_out_batches(corpus, config)]))
     return run
 
 

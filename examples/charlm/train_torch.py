@@ -40,9 +40,7 @@ def train(config: Config, corpus: Corpus, initial: Named, on_update: OnUpdate) -
         optimizer.zero_grad()
         loss.backward()
         if step < config.recorded:
-            run.gradients.append(
-                numpy_of((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-            )
+            run.gradients.append(numpy_of((name, p.grad) for name, p in model.named_parameters() if p.grad is not None))
         run.lr.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()
         run.loss.append(loss.item())
@@ -52,10 +50,7 @@ def train(config: Config, corpus: Corpus, initial: Named, on_update: OnUpdate) -
     with torch.inference_mode():
         run.held_out_loss = float(
             np.mean(
-                [
-                    model_torch.loss(model, _tensor(x), _tensor(y)).item()
-                    for x, y in held_out_batches(corpus, config)
-                ]
+                [model_torch.loss(model, _tensor(x), _tensor(y)).item() for x, y in held_out_batches(corpus, config)]
             )
         )
     return run

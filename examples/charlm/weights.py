@@ -1,7 +1,8 @@
 """How torch's parameter names and layouts correspond to flax's: a table, and the two walks over it.
 
-Everything that is shaped like the parameters goes through here: weights, gradients, the moments of the optimizer. On the
-torch side it is a flat dict from name to array, on the flax side a nested dict; the arrays are numpy's.
+Everything that is shaped like the parameters goes through here: weights, gradients, the moments of the
+optimizer. On the torch side it is a flat dict from name to array, on the flax side a nested dict; the arrays
+are numpy's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -70,7 +71,7 @@ def to_torch(tree: Mapping[str, Any], rows: list[Row]) -> Named:
 
 
 def _relaid(array: np.ndarray, row: Row) -> np.ndarray:
-    # A copy that is contiguous in the new layout: a transposed view would hide the difference the table is about.
+    # A copy, contiguous in the new layout: a transposed view would hide the difference the table is about.
     return np.array(array.T if row.transposed else array, order="C", copy=True)
 
 
