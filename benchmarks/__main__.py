@@ -24,7 +24,8 @@ def _machine() -> str:
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     memory = next((int(line.split()[1]) // 2**20 for line in _lines("/proc/meminfo") if "MemTotal" in line), 0)
     versions = ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES)
-    return f"{cpu or platform.processor()}, {os.cpu_count()} cores, {memory} GiB; Python {platform.python_version()}, {versions}"
+    hardware = f"{cpu or platform.processor()}, {os.cpu_count()} cores, {memory} GiB"
+    return f"{hardware}; Python {platform.python_version()}, {versions}"
 
 
 def _lines(path: str) -> list[str]:
@@ -47,8 +48,8 @@ def _write(rows: list[dict[str, str]]) -> None:
 
 `make bench` wrote this file. Machine: {_machine()}; {THREADS} threads.
 
-Each ratio is ours over theirs: the median over interleaved pairs in one run, with its 95 % interval. 148 tensors of 25 M
-float32 parameters in all unless said.
+Each ratio is ours over theirs: the median over interleaved pairs in one run, with its 95 % interval.
+148 tensors of 25 M float32 parameters in all unless said.
 
 {os.linesep.join(table)}
 """

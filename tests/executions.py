@@ -22,7 +22,7 @@ Trajectory = list[dict[str, Any]]
 Execution = Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]
 
 
-# -- numpy ---------------------------------------------------------------------------------------------------------------
+# -- numpy ---------------------------------------------------------------------------------------------------------
 
 
 def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
@@ -61,7 +61,7 @@ def _parts(field: Field, value: Any) -> dict[str, Any]:
     return dict(zip(names, value if field.is_pair else [value], strict=True))
 
 
-# -- torch ---------------------------------------------------------------------------------------------------------------
+# -- torch ---------------------------------------------------------------------------------------------------------
 
 
 def run_torch(execution: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
@@ -116,7 +116,7 @@ def _array(x: Any) -> Any:
     return x.numpy().copy()
 
 
-# -- JAX -----------------------------------------------------------------------------------------------------------------
+# -- JAX -----------------------------------------------------------------------------------------------------------
 
 
 @cache
