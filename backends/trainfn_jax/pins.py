@@ -78,8 +78,8 @@ def _is_rewritten(program: Program, node: Node, position: int, argument: Node) -
     numbers = _has_number(program, node) and _has_number(program, argument)
     if node.op in ("add", "sub"):  # a * b + c in one rounding, (x + s) + t to x + (s + t)
         return argument.op == "mul" or (argument.op in ("add", "sub") and numbers)
-    if node.op == "mul":  # (x * s) * t to x * (s * t), sqrt(x) * sqrt(x) to x
-        return argument.op == "sqrt" or (argument.op == "mul" and numbers)
+    if node.op == "mul":  # (x * s) * t to x * (s * t)
+        return argument.op == "mul" and numbers
     if node.op == "div":  # (x / y) / z to x / (y * z), x / (y / z) to (x * z) / y, x / sqrt(y) to x * rsqrt(y)
         return argument.op == "div" or (position == 1 and argument.op == "sqrt")
     return argument.op == "mul"  # sqrt(x * x) to |x|

@@ -1,0 +1,145 @@
+"""Where gradient transformations are used: flax, optax's wrappers, checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+
+import trainfn as tf
+import trainfn_jax
+from tests.bits import assert_same_bits
+from tests.inputs import numbers
+
+PARAMS = {"kernel": numbers(1, (6, 4)), "bias": numbers(2, (4,))}
+GRADS = [{"kernel": numbers(3 + n, (6, 4)), "bias": numbers(30 + n, (4,))} for n in range(4)]
+
+
+def leaves(tree: Any) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def train(tx: Any, grads: Any = GRADS, params: Any = PARAMS) -> tuple[Any, Any]:
+    @jax.jit
+    def step(params: Any, state: Any, g: Any) -> Any:
+        updates, state = tx.update(g, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for g in grads:
+        params, state = step(params, state, g)
+    return params, state
+
+
+def adamw() -> Any:
+    return trainfn_jax.adamw(tf.cosine(peak=0.1, steps=9))
+
+
+def assert_equal_trees(a: Any, b: Any) -> None:
+    assert_same_bits(leaves(a), leaves(b))
+
+
+def test_flax_train_state() -> None:
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            return nn.Dense(4)(x)
+
+    model = Model()
+    params = model.init(jax.random.key(0), jnp.ones((1, 6)))
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=adamw())
+
+    @jax.jit
+    def step(state: TrainState) -> TrainState:
+        grads = jax.grad(lambda p: jnp.sum(state.apply_fn(p, jnp.ones((2, 6))) ** 2))(state.params)
+        return state.apply_gradients(grads=grads)
+
+    before = params
+    for _ in range(3):
+        state = step(state)
+    assert state.opt_state.count == 3
+    assert jnp.any(state.params["params"]["Dense_0"]["kernel"] != before["params"]["Dense_0"]["kernel"])
+
+
+def test_nnx_optimizer() -> None:
+    model = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    model.kernel[...], model.bias[...] = jnp.asarray(PARAMS["kernel"]), jnp.asarray(PARAMS["bias"])
+    optimizer = nnx.Optimizer(model, adamw(), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any, g: Any) -> None:
+        grads = jax.tree.map(lambda x: x, nnx.state(model, nnx.Param))
+        grads["kernel"][...], grads["bias"][...] = g["kernel"], g["bias"]
+        optimizer.update(model, grads)
+
+    for g in GRADS:
+        step(model, optimizer, g)
+    params, _ = train(adamw())
+    assert_equal_trees(params, {"kernel": model.kernel[...], "bias": model.bias[...]})
+
+
+def test_multi_steps_and_apply_if_finite() -> None:
+    expected = train(adamw(), GRADS[::2])
+    doubled = [g for g in GRADS[::2] for _ in range(2)]
+    params, state = train(optax.MultiSteps(adamw(), every_k_schedule=2), doubled)
+    assert_equal_trees(expected, (params, state.inner_opt_state))
+    bad = {**GRADS[0], "bias": np.full(4, np.nan, np.float32)}
+    params, state = train(optax.apply_if_finite(adamw(), 3), [GRADS[0], bad, GRADS[2]])
+    assert_equal_trees(expected, (params, state.inner_state))
+
+
+def test_masked_chain_and_partition() -> None:
+    masked = optax.masked(adamw(), {"kernel": True, "bias": False})
+    params, state = train(masked)
+    expected, _ = train(adamw(), [{"kernel": g["kernel"]} for g in GRADS], {"kernel": PARAMS["kernel"]})
+    assert_equal_trees({"kernel": params["kernel"]}, expected)
+    assert optax.tree.get(state, "mu")["bias"] == optax.MaskedNode()
+
+    chained, state = train(optax.chain(optax.clip(0.1), adamw(), optax.scale(0.5)))
+    assert optax.tree.get(state, "count") == 4
+    assert np.any(chained["bias"] != PARAMS["bias"])
+
+    split = optax.partition({"a": adamw(), "b": trainfn_jax.sgd(0.1)}, {"kernel": "a", "bias": "b"})
+    params, _ = train(split)
+    assert_equal_trees({"kernel": params["kernel"]}, expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lion", "radam", "rmsprop", "adagrad"])
+def test_inject_hyperparams(name: str) -> None:
+    make = getattr(trainfn_jax, name)
+    tx = optax.inject_hyperparams(make)(learning_rate=0.1)
+    params, state = train(tx)
+    assert state.hyperparams["learning_rate"] == np.float32(0.1)
+    expected, _ = train(make(np.float32(0.1)))
+    for k in PARAMS:
+        np.testing.assert_allclose(params[k], expected[k], rtol=1e-4, atol=1e-6)
+    scheduled = optax.inject_hyperparams(make)(learning_rate=optax.linear_schedule(0.1, 0.0, 10))
+    assert train(scheduled)[1].hyperparams["learning_rate"] == np.float32(0.07)
+
+
+def test_orbax(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    params, state = train(adamw(), GRADS[:2])
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", (params, state))
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "state", jax.tree.map(jnp.zeros_like, (params, state)))
+    assert jax.tree.structure(restored) == jax.tree.structure((params, state))
+    assert_equal_trees(restored, (params, state))
+
+
+def test_flax_state_dict() -> None:
+    from flax import serialization
+
+    _, state = train(adamw(), GRADS[:2])
+    restored = serialization.from_state_dict(adamw().init(PARAMS), serialization.to_state_dict(state))
+    assert_equal_trees(restored, state)

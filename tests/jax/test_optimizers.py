@@ -1,0 +1,96 @@
+"""optax's names for trainfn's rules: the same recipe, signature and state as the namesake."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import trainfn as tf
+import trainfn_jax
+from tests.inputs import numbers
+
+NAMES = ("sgd", "adam", "adamw", "lion", "radam", "rmsprop", "adagrad")
+SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in NAMES),
+    ("sgd", {"momentum": 0.9, "nesterov": True}),
+    ("adamw", {"b1": 0.8, "weight_decay": 0.1}),
+    ("radam", {"threshold": 4.5}),
+    ("rmsprop", {"momentum": 0.9, "centered": True}),
+    ("rmsprop", {"eps_in_sqrt": False, "initial_scale": 0.1}),
+    ("adagrad", {"initial_accumulator_value": 1.0}),
+)
+PARAMS = {"w": numbers(1, (7, 5), 3), "b": numbers(2, (5,), 3)}
+
+
+def moved(tx: Any, params: Any = PARAMS) -> dict[str, Any]:
+    start, state, dtype = params, tx.init(params), params["w"].dtype
+    update = jax.jit(tx.update)
+    for n in range(12):
+        grads = {"w": numbers(10 + n, (7, 5), 3).astype(dtype), "b": numbers(40 + n, (5,), 3).astype(dtype)}
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return {k: np.asarray(params[k] - start[k]) for k in params}
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
+def test_namesake(name: str, settings: dict[str, Any]) -> None:
+    """In float64; in float32 optax is off by 1e-5 in Adam's bias corrections."""
+    schedule = optax.linear_schedule(0.1, 0.05, 8)
+    with jax.enable_x64(True):
+        params = {k: jnp.asarray(p, jnp.float64) for k, p in PARAMS.items()}
+        ours = moved(getattr(trainfn_jax, name)(schedule, **settings), params)
+        theirs = moved(getattr(optax, name)(schedule, **settings), params)
+    for k in PARAMS:
+        np.testing.assert_allclose(ours[k], theirs[k], atol=1e-12 * float(np.max(np.abs(theirs[k]))), rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signature_is_part_of_the_namesakes(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(m, name)).parameters for m in (trainfn_jax, optax))
+    assert ours["learning_rate"].annotation is optax.ScalarOrSchedule
+    for position, (argument, parameter) in enumerate(ours.items()):
+        assert theirs[argument].default == parameter.default
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            assert list(theirs)[position] == argument
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_fields_are_the_namesakes(name: str) -> None:
+    settings = {"momentum": 0.9} if name == "sgd" else {}
+    ours = getattr(trainfn_jax, name)(0.1, **settings).init(PARAMS)
+    theirs = getattr(optax, name)(0.1, **settings).init(PARAMS)
+    for field in ours._fields[1:]:
+        if jax.tree.leaves(getattr(ours, field)):
+            found = optax.tree.get(theirs, field)
+            assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, getattr(ours, field))
+
+
+def test_schedules_of_both_kinds_and_of_any_argument() -> None:
+    a = moved(trainfn_jax.adamw(tf.linear(0.1, 0.05, 8), weight_decay=lambda count: 0.1))
+    b = moved(trainfn_jax.adamw(optax.linear_schedule(0.1, 0.05, 8), weight_decay=0.1))
+    for k in PARAMS:
+        np.testing.assert_allclose(a[k], b[k], rtol=1e-3, atol=1e-6)
+
+
+def test_an_unknown_argument_is_named() -> None:
+    with pytest.raises(TypeError, match=r"adamw: .*beta1.* its arguments are learning_rate, b1"):
+        trainfn_jax.adamw(0.1, beta1=0.9)
+    with pytest.raises(TypeError, match="missing a required argument: 'learning_rate'"):
+        trainfn_jax.adamw()
+    with pytest.raises(TypeError, match="positional"):
+        trainfn_jax.adamw(0.1, 0.9, 0.999, 1e-8, 1e-4)
+
+
+def test_public_names() -> None:
+    public = {name for name, x in vars(trainfn_jax).items() if not name.startswith("_") and not inspect.ismodule(x)}
+    assert public == set(trainfn_jax.__all__)
+    assert list(trainfn_jax.__all__) == sorted(trainfn_jax.__all__)
+    for name in NAMES:
+        assert getattr(trainfn_jax, name).__name__ == name
+        assert getattr(trainfn_jax, name).__doc__

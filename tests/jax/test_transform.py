@@ -1,0 +1,357 @@
+"""A rule as a gradient transformation: the same bits in every way JAX has of running it, and optax's contract."""
+
+from __future__ import annotations
+
+import pickle
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import trainfn as tf
+import trainfn_jax
+from tests.bits import assert_same_bits
+from tests.catalogue import BY_NAME
+from tests.executions import run_jax, run_reference
+from tests.inputs import numbers, with_specials
+from trainfn_jax.state import field_name
+
+SHAPES = {"a": (5, 13), "b": (), "c": (300,)}
+STEPS = 4
+ROWS = [BY_NAME[name] for name in ("sgd_nesterov", "rmsprop_optax", "adamw_clipped")]
+PARAMS = {k: numbers(i, s) for i, (k, s) in enumerate(SHAPES.items())}
+PLAIN_GRADS = [{k: numbers(9 * n + i, s) for i, (k, s) in enumerate(SHAPES.items())} for n in range(STEPS)]
+GRADS = [{k: with_specials(g, n) for k, g in grads.items()} for n, grads in enumerate(PLAIN_GRADS)]
+STACKED = {k: jnp.stack([g[k] for g in GRADS]) for k in SHAPES}
+
+
+def expected(rule: tf.Rule, grads: Any = GRADS) -> dict[str, Any]:
+    return run_reference(rule, PARAMS, grads)[-1]
+
+
+def flat(rule: tf.Rule, params: Any, state: Any) -> dict[str, Any]:
+    """Parameters and state of rules that have arrays only, as `run_reference` names them."""
+    out = {"count": np.int64(state.count)}
+    for leaf, shape in SHAPES.items():
+        out |= {f"{leaf}/p": np.asarray(params[leaf]), f"{leaf}/step": np.int64(state.count)}
+        for f in rule.fields_of(tf.Leaf(leaf, shape)):
+            out[f"{leaf}/{f.name}"] = np.asarray(getattr(state, field_name(rule, f))[leaf])
+    return out
+
+
+def one_step(tx: Any, params: Any, state: Any, g: Any) -> Any:
+    updates, state = tx.update(g, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+# -- ways of running ---------------------------------------------------------------------------------------------------
+
+
+def scanned(tx: Any) -> Any:
+    def body(carry: Any, g: Any) -> Any:
+        return one_step(tx, *carry, g), None
+
+    return jax.jit(lambda: lax.scan(body, (PARAMS, tx.init(PARAMS)), STACKED)[0])()
+
+
+def all_in_one_jit(tx: Any) -> Any:
+    """Init inside, steps one after the other: XLA knows every count."""
+
+    @jax.jit
+    def run(params: Any, grads: Any) -> Any:
+        state = tx.init(params)
+        for g in grads:
+            params, state = one_step(tx, params, state, g)
+        return params, state
+
+    return run(PARAMS, GRADS)
+
+
+def donated(tx: Any) -> Any:
+    step = jax.jit(partial(one_step, tx), donate_argnums=(0, 1))
+    params = jax.tree.map(lambda x: jnp.array(x), PARAMS)
+    state = tx.init(params)
+    for g in GRADS:
+        params, state = step(params, state, g)
+    return params, state
+
+
+def vmapped(tx: Any) -> Any:
+    """Two models at once, of which the first is ours."""
+    double = partial(jax.tree.map, lambda x: jnp.stack([x, -x]))
+    step = jax.jit(jax.vmap(partial(one_step, tx)))
+    params, state = double(PARAMS), jax.vmap(tx.init)(double(PARAMS))
+    for g in GRADS:
+        params, state = step(params, state, double(g))
+    return jax.tree.map(lambda x: x[0], (params, state))
+
+
+def rematerialised(tx: Any) -> Any:
+    step = jax.jit(jax.checkpoint(partial(one_step, tx)))
+    params, state = PARAMS, tx.init(PARAMS)
+    for g in GRADS:
+        params, state = step(params, state, g)
+    return params, state
+
+
+def without_jit(tx: Any) -> Any:
+    with jax.disable_jit():
+        return one_step(tx, PARAMS, tx.init(PARAMS), GRADS[0])
+
+
+@pytest.mark.parametrize("run", [scanned, all_in_one_jit, donated, vmapped, rematerialised], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_same_bits(row: Any, run: Any) -> None:
+    rule = row.rule()
+    assert_same_bits(expected(rule), flat(rule, *run(trainfn_jax.transform(rule))), run.__name__)
+
+
+def test_same_bits_op_by_op() -> None:
+    rule = ROWS[-1].rule()
+    assert_same_bits(expected(rule, GRADS[:1]), flat(rule, *without_jit(trainfn_jax.transform(rule))))
+
+
+def test_same_bits_with_strict_settings() -> None:
+    rule = ROWS[0].rule(lr=tf.cosine(peak=0.1, steps=9))
+    with (
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+        jax.checking_leaks(),
+        jax.enable_checks(True),
+    ):
+        result = scanned(trainfn_jax.transform(rule))
+    assert_same_bits(expected(rule), flat(rule, *result))
+
+
+def test_debug_nans_sees_none() -> None:
+    with jax.debug_nans(True):
+        run_jax("jit", ROWS[-1].rule(lr=tf.exponential(start=0.1, decay=0.9)), PARAMS, PLAIN_GRADS)
+
+
+# -- hyperparameters ----------------------------------------------------------------------------------------------------
+
+
+def test_arrays_are_the_numbers_they_hold() -> None:
+    lr, b2 = np.float32(0.01), np.float32(0.99)
+    tx = trainfn_jax.transform(tf.adamw(lr=jnp.asarray(lr), b2=jnp.asarray(b2)))
+    rule = tf.adamw(lr=float(lr), b2=float(b2))
+    assert_same_bits(expected(rule), flat(rule, *donated(tx)))
+
+
+def test_population() -> None:
+    lrs = np.array([0.1, 0.02], np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def train(lr: Any) -> Any:
+        tx = trainfn_jax.transform(tf.adam(lr=lr))
+        return one_step(tx, PARAMS, tx.init(PARAMS), GRADS[0])
+
+    results = train(lrs)
+    for i, lr in enumerate(lrs):
+        rule = tf.adam(lr=float(lr))
+        assert_same_bits(expected(rule, GRADS[:1]), flat(rule, *jax.tree.map(lambda x, i=i: x[i], results)))
+
+
+def test_functions_of_the_leaf() -> None:
+    def decay(leaf: tf.Leaf) -> float:
+        return 0.1 if leaf.ndim >= 2 else 0.0
+
+    def lr(leaf: tf.Leaf) -> Any:
+        return tf.cosine(peak=0.1, steps=9) * (0.5 if leaf.name == "c" else 1.0)
+
+    rule = tf.adamw(lr=lr, weight_decay=decay)
+    assert_same_bits(expected(rule), flat(rule, *donated(trainfn_jax.transform(rule))))
+    assert trainfn_jax.trees.names({"x": [{"y": 1.0}]}) == ["x/0/y"]
+
+
+def test_derivatives() -> None:
+    """Pins and reductions are transparent to derivatives, which are those of optax's formulas."""
+    params, grads = {"w": jnp.array([0.5, -2.0])}, {"w": jnp.array([0.3, 0.7])}
+
+    def loss(make: Any, hyper: Any) -> Any:
+        tx = make(hyper)
+        return jnp.sum(one_step(tx, params, tx.init(params), grads)[0]["w"] ** 2)
+
+    def ours(h: Any) -> Any:
+        return trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(h["clip"]), tf.adamw(h["lr"], h["b1"])))
+
+    def theirs(h: Any) -> Any:
+        adamw = optax.adamw(h["lr"], b1=h["b1"], weight_decay=1e-2)
+        return optax.chain(optax.clip_by_global_norm(h["clip"]), adamw)
+
+    hyper = {"lr": 0.1, "b1": 0.8, "clip": 0.5}
+    a, b = (jax.grad(partial(loss, make))(hyper) for make in (ours, theirs))
+    for name in hyper:
+        np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6)
+
+
+# -- what a rule can ask for and do -------------------------------------------------------------------------------------
+
+
+class Totals(NamedTuple):
+    best: tf.ModelPair
+    norm: tf.LeafScalar
+    start: tf.Array
+
+    @staticmethod
+    def init(p: Any) -> Totals:
+        return Totals(1e10, 0.0, p)
+
+
+@tf.rule
+def everything(state: Totals, g, p, value, *, lr=0.1):  # type: ignore[no-untyped-def]
+    """A rule with each sort of state, a copy of p, and the loss."""
+    best = tf.verbs.minimum(state.best, value)
+    norm = state.norm + tf.verbs.leaf_norm(g)
+    largest = tf.verbs.leaf_max(-g)
+    return -lr * (g + largest * (p - state.start)) / (norm + best), Totals(best, norm, state.start)
+
+
+def test_each_sort_of_state_and_an_extra() -> None:
+    rule = everything()
+    tx = trainfn_jax.transform(rule)
+    reference_state, params = tf.reference.init(rule, PARAMS), dict(PARAMS)
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
+    assert state.start["a"] is not PARAMS["a"]
+    for n, g in enumerate(PLAIN_GRADS):
+        value = np.float32(1.1 / (n + 1))
+        want, reference_state = tf.reference.update(rule, reference_state, g, params, value=float(value))
+        got, state = update(g, state, params, value=value, unknown=1)
+        assert_same_bits(want, got)
+        for k in SHAPES:
+            assert float(state.norm[k]) == reference_state.leaves[k]["norm"]
+        assert [float(x) for x in state.best] == [reference_state.model["best.high"], reference_state.model["best.low"]]
+        params = {k: np.asarray(p + want[k]) for k, p in params.items()}
+
+
+def test_a_missing_extra_is_named() -> None:
+    tx = trainfn_jax.transform(everything())
+    with pytest.raises(TypeError, match=r"value=\.\.\."):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+def test_a_skipped_update_changes_nothing() -> None:
+    tx = trainfn_jax.transform(tf.skip_if_not_finite(tf.adamw(lr=0.1)))
+    params, state = one_step(tx, PARAMS, tx.init(PARAMS), {k: numbers(1, s) for k, s in SHAPES.items()})
+    bad = {**{k: jnp.ones(s) for k, s in SHAPES.items()}, "c": jnp.full(300, jnp.inf)}
+    updates, after = jax.jit(tx.update)(bad, state, params)
+    assert all(np.all(np.signbit(u)) and not np.any(u) for u in updates.values())
+    assert_same_bits(dict(enumerate(jax.tree.leaves(state))), dict(enumerate(jax.tree.leaves(after))))  # type: ignore[arg-type]
+
+
+# -- optax's contract ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_one_compilation_and_stable_dtypes(dtype: Any) -> None:
+    tx = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(), tf.adam(lr=tf.linear(0.1, 0.0, 9))))
+    params = {"a": jnp.asarray(PARAMS["a"], dtype)}
+    state = before = tx.init(params)
+    update = jax.jit(tx.update)
+    for _ in range(3):
+        updates, state = update(params, state, params)
+        assert jax.tree.map(lambda x: x.aval, state) == jax.tree.map(lambda x: x.aval, before)
+        assert updates["a"].dtype == dtype
+    assert update._cache_size() == 1
+    lax.cond(True, lambda s: tx.update(params, s, params)[1], lambda s: s, state)
+
+
+def test_equal_rules_share_what_is_compiled() -> None:
+    from trainfn_jax.step import step
+
+    def update_once() -> None:
+        tx = trainfn_jax.transform(tf.lion(lr=jnp.float32(0.123), b1=0.77))
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+    update_once()
+    size = step._cache_size()
+    update_once()
+    assert step._cache_size() == size
+
+
+def test_init_needs_shapes_only_and_never_aliases() -> None:
+    tx = trainfn_jax.transform(tf.adamw())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), PARAMS)
+    assert jax.tree.structure(tx.init(shapes)) == jax.tree.structure(tx.init(PARAMS))
+    assert jax.eval_shape(tx.init, PARAMS).mu["a"].shape == (5, 13)
+    doubled = optax.tree.map_params(tx, lambda x: x + 1, tx.init(PARAMS))
+    assert np.all(doubled.mu["a"] == 1)
+    assert doubled.count == 0
+    copying = trainfn_jax.transform(everything())
+    with pytest.raises(TypeError, match="eval_shape"):
+        copying.init(shapes)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state = copying.init(params)
+    jax.jit(lambda p, s: (p, s), donate_argnums=(0, 1))(params, state)  # refuses buffers that occur twice
+
+
+def test_leaves_that_take_no_part() -> None:
+    tx = trainfn_jax.transform(tf.adamw(lr=0.1))
+    params = {"a": jnp.ones(3), "none": None, "masked": optax.MaskedNode(), "frozen": jnp.ones(2)}
+    state = tx.init(params)
+    grads = {**params, "frozen": None}
+    updates, after = jax.jit(tx.update)(grads, state, params)
+    assert updates["none"] is None
+    assert updates["frozen"] is None
+    assert np.all(after.mu["a"] != 0)
+    assert np.all(after.mu["frozen"] == 0)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_state_is_found_and_pickled() -> None:
+    tx = trainfn_jax.transform(tf.chain(tf.sgd(momentum=0.9), tf.adamw()))
+    state = tx.init(PARAMS)
+    assert state._fields == ("count", "trace", "mu", "nu")
+    assert optax.tree.get(state, "nu") is state.nu
+    copy = pickle.loads(pickle.dumps(state))
+    assert type(copy) is type(state)
+    assert jax.tree.structure(copy) == jax.tree.structure(state)
+    assert type(trainfn_jax.transform(tf.adamw(lr=2)).init(PARAMS)) is type(trainfn_jax.adamw(1).init(PARAMS))
+
+
+def test_complex_leaves_are_pairs() -> None:
+    rule = tf.adam(lr=0.1)
+    tx = trainfn_jax.transform(rule)
+    z = {"z": jnp.asarray([1 + 2j, -0.5 + 0j], jnp.complex64)}
+    pairs = {"z": np.asarray(z["z"]).view(np.float32).reshape(2, 2)}
+    updates, state = jax.jit(tx.update)(z, tx.init(z), z)
+    want, reference_state = tf.reference.update(rule, tf.reference.init(rule, pairs), pairs, pairs)
+    assert updates["z"].dtype == state.nu["z"].dtype == jnp.complex64
+    assert_same_bits(want, {"z": np.asarray(updates["z"]).view(np.float32).reshape(2, 2)})
+    assert_same_bits(
+        {"v": reference_state.leaves["z"]["v"]}, {"v": np.asarray(state.nu["z"]).view(np.float32).reshape(2, 2)}
+    )
+
+
+def test_the_count_saturates() -> None:
+    tx = trainfn_jax.transform(tf.adam())
+    state = tx.init(PARAMS)._replace(count=jnp.int32(2**31 - 1))
+    assert tx.update(PARAMS, state)[1].count == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda tx, s: tx.update(PARAMS, s), r"reads the parameters"),
+        (lambda tx, s: tx.update({**PARAMS, "x": PARAMS["a"]}, s, PARAMS), r"'x' is missing in the parameters"),
+        (lambda tx, s: tx.update(PARAMS, s, {k: PARAMS[k] for k in "ab"}), r"'c' is missing in the parameters"),
+        (lambda tx, s: tx.update({**PARAMS, "a": jnp.ones(3)}, s, PARAMS), r"leaf 'a'.*\(3,\).*\(5, 13\)"),
+        (lambda tx, s: tx.update(PARAMS, s._replace(mu={**s.mu, "a": jnp.ones(3)}), PARAMS), r"leaf 'a'.*state's m"),
+        (lambda tx, s: tx.update(PARAMS, (), PARAMS), r"fields count, mu, nu"),
+        (lambda tx, s: tx.init({"i": jnp.arange(3)}), r"leaf 'i'.*int32"),
+        (lambda tx, s: tx.update({**PARAMS, "c": jnp.arange(300)}, s, PARAMS), r"leaf 'c'.*int32"),
+        (lambda tx, s: trainfn_jax.transform(tf.adamw), r"adamw\(\)"),
+        (lambda tx, s: trainfn_jax.transform(3), r"takes a trainfn rule"),
+        (lambda tx, s: trainfn_jax.transform(tf.sgd(jnp.ones(2))).update(PARAMS, s), r"(?s)fields|shape \(2,\)"),
+    ],
+)
+def test_what_does_not_fit_is_named(call: Any, message: str) -> None:
+    tx = trainfn_jax.transform(tf.adamw())
+    with pytest.raises((TypeError, ValueError), match=message):
+        call(tx, tx.init(PARAMS))
