@@ -290,13 +290,15 @@ class _Plan:
 
     def run(self, leaves: Sequence[LeafUpdate], tensors: list[torch.Tensor], updates: torch.Tensor | None) -> bool:
         """Carry out the step."""
+        if updates is not None and _not_scalar(tensors[0], "the count of updates", updates, 1):
+            raise Refused("the count of updates is not where the parameters are")
         if self._to_copy:
             tensors = self.tensors(self._with_copied_gradients(leaves))
         self._read_addresses(tensors)
         for group in self.groups:
             group.read_hyperparameters()
             group.launcher.gather(self._elements)
-        if not self._run_levels(0 if updates is None else updates.data_ptr()):
+        if not self._run_levels(updates):
             return False
         torch.autograd.graph.increment_version(self._written(tensors))
         return True
@@ -333,7 +335,7 @@ class _Plan:
             start = end
         return written
 
-    def _run_levels(self, updates: int) -> bool:
+    def _run_levels(self, updates: torch.Tensor | None) -> bool:
         """All passes; the last one of every group, which writes, once it is known that the step is applied."""
         levels = max(group.launcher.levels for group in self.groups)
         for level in range(levels):
@@ -349,9 +351,8 @@ class _Plan:
             return False
         for group in self.groups:
             group.launcher.run_pass(group.launcher.levels - 1)
-        for group in self.groups:
-            group.launcher.finish(updates)
-            updates = 0  # counted once
+        for i, group in enumerate(self.groups):
+            group.launcher.finish(0 if updates is None or i > 0 else updates.data_ptr())
         return True
 
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,9 +21,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from trainfn_torch import fused
-from trainfn_torch.kernels import compiler, cuda
-from trainfn_torch.kernels.printer import Kernel, device_source
 
 import trainfn as tf
 from tests.bits import assert_same_bits
@@ -41,8 +38,12 @@ from tests.torch.test_fused import (
     everything,
     leaves,
     special,
+    sums,
 )
 from tests.torch.test_kernels import kernel_of
+from trainfn_torch import fused
+from trainfn_torch.kernels import compiler, cuda
+from trainfn_torch.kernels.printer import Kernel, device_source
 
 HERE = Path(__file__).parent
 NVCC = shutil.which("nvcc") or next((p for p in ["/usr/local/cuda/bin/nvcc"] if Path(p).exists()), None)
@@ -116,14 +117,18 @@ def products(g: Any, p: Any) -> Any:
     return g * p + g / p
 
 
-@tf.rule
-def product(g: Any, p: Any) -> Any:
-    return g * p
+class Kept(NamedTuple):
+    x: tf.Array
 
 
 @tf.rule
-def quotient(g: Any, p: Any) -> Any:
-    return g / p
+def product(state: Kept, g: Any, p: Any) -> Any:
+    return g, Kept(g * p)
+
+
+@tf.rule
+def quotient(state: Kept, g: Any, p: Any) -> Any:
+    return g, Kept(g / p)
 
 
 def _near_the_smallest_normal(key: int, n: int) -> tuple[Any, Any]:
@@ -140,6 +145,19 @@ def test_flush_decides_after_rounding(key: int, emulated: list[Emulated]) -> Non
     check(product(), {"w": x}, [{"w": y}])
     check(quotient(), {"w": np.float32(1) / x}, [{"w": y}])
     check(product(), {"w": y}, [{"w": x}])
+
+
+def test_the_flush_is_needed() -> None:
+    """Some of these products are rounded up to a normal number where there are subnormal ones."""
+    x, y = _near_the_smallest_normal(0, 20_000)
+    exact, rounded = x.astype(np.float64) * y, x * y
+    assert np.count_nonzero((exact < 2.0**-126 - 2.0**-151) & (rounded == np.float32(2.0**-126))) > 1000
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_maxima_of_either_sign(sign: int, emulated: list[Emulated]) -> None:
+    arrays = {k: np.abs(x) * np.float32(sign) for k, x in leaves(1, ((5,), (300,))).items()}
+    check(sums(), arrays, [arrays])
 
 
 @given(key=st.integers(0, 2**31), decades=st.integers(1, 75), exponent=st.integers(-140, 120))
