@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainfn_torch import fused
-from trainfn_torch.leaf import LeafUpdate
 
 import trainfn as tf
 from tests.executions import Arrays, Trajectory
 from trainfn import reference
 from trainfn.rule import resolve
+from trainfn_torch import fused
+from trainfn_torch.leaf import LeafUpdate
 
 Arrange = Callable[[torch.Tensor], torch.Tensor]
 

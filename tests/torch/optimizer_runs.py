@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainfn_torch.names import Names
 
 import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.inputs import numbers
 from trainfn import reference
+from trainfn_torch.names import Names
 
 SHAPES = {"weight": (3, 5), "bias": (5,), "scale": ()}
 EXECUTIONS = ("single", "foreach", "fused")

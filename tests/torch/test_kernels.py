@@ -13,9 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trainfn_torch.kernels import compiler
-from trainfn_torch.kernels.cpu import Launcher, parallel_for
-from trainfn_torch.kernels.printer import Kernel, host_source
 
 import trainfn as tf
 from tests.bits import differing
@@ -25,6 +22,9 @@ from trainfn import reference
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn.trace import Graph, Leaf, emit
+from trainfn_torch.kernels import compiler
+from trainfn_torch.kernels.cpu import Launcher, parallel_for
+from trainfn_torch.kernels.printer import Kernel, host_source
 
 EDGES = [0.0, -0.0, 5e-324, -1e-310, 2.2250738585072014e-308, 1.0, -1.0, 0.5, 2.0, -0.5, 709.7, 709.79, -708.1, 1e300,
          -1e300, 1e-40, -1e-40, 3.4e38, 3.5e38, math.inf, -math.inf, math.nan]  # fmt: skip

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from trainfn_torch.kernels import compiler
 
 SOURCE = '__attribute__((visibility("default"))) int answer(void) { return %d; }\n'

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-import trainfn_torch
 
 import trainfn as tf
+import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, parameters, snapshot
 from trainfn.rule import rule

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import trainfn_torch
 from torch.optim import lr_scheduler
 
 import trainfn as tf
+import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, parameters, snapshot
 from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of, polyak

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-import trainfn_torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from trainfn_torch.names import Names
 
 import trainfn as tf
+import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import Reference, give_gradients, parameters, snapshot
 from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of
 from trainfn.schedules import linear
+from trainfn_torch.names import Names
 
 Made = Callable[[], tf.Rule]
 
