@@ -50,7 +50,7 @@ class Agreement:
             self.words[kind] = sum(array.size for array in a.values())
             differing = sum(differing_words(a[name], b[name]) for name in a)
             self.differing.setdefault(kind, []).append(differing)
-            apart = max(float(np.max(np.abs(a[name] - b[name]), initial=0.0)) for name in a)
+            apart = max(_largest_difference(a[name], b[name]) for name in a)
             self.furthest[kind] = max(self.furthest.get(kind, 0.0), apart)
 
 
@@ -70,3 +70,8 @@ def differing_words(a: np.ndarray, b: np.ndarray) -> int:
     integer = np.dtype(f"u{a.dtype.itemsize}")
     left, right = (np.ascontiguousarray(x).view(integer) for x in (a, b))
     return int(np.count_nonzero(left != right))
+
+
+def _largest_difference(a: np.ndarray, b: np.ndarray) -> float:
+    with np.errstate(invalid="ignore"):  # an infinity less an infinity
+        return float(np.max(np.abs(np.subtract(a, b, dtype=np.float64)), initial=0.0))

@@ -29,7 +29,7 @@ class Config:
     recorded: int = 30  # updates whose gradients are kept for the replay
     timed_pairs: int = 40  # interleaved pairs of timings for each comparison
     sample_length: int = 400
-    temperature: float = 0.7
+    temperature: float = 0.5
 
     def __post_init__(self) -> None:
         if self.width % self.heads:

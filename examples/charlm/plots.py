@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from .results import Results
 
@@ -50,7 +51,7 @@ def replay(r: Results) -> Figure:
 
 
 def losses(r: Results) -> Figure:
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(9, 3.4), layout=ConstrainedLayoutEngine(w_pad=0.15))
     left, right = figure.subplots(1, 2)
     left.plot(r.torch.loss, color=TORCH, linewidth=3, alpha=0.45, label="PyTorch")
     left.plot(r.flax.loss, color=FLAX, linewidth=1, label="flax")

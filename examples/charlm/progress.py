@@ -67,17 +67,16 @@ class RichTerminal(PlainTerminal):
             rich.progress.TextColumn(f"  {name:8}"),
             rich.progress.BarColumn(bar_width=30),
             rich.progress.MofNCompleteColumn(),
-            rich.progress.TextColumn("loss {task.fields[loss]:.4f}"),
-            rich.progress.TextColumn("[cyan]{task.fields[curve]}"),
+            rich.progress.TextColumn("{task.fields[loss]} [cyan]{task.fields[curve]}"),
             rich.progress.TimeElapsedColumn(),
         ]
         losses: list[float] = []
         with rich.progress.Progress(*columns, console=self.console, refresh_per_second=5) as progress:
-            task = progress.add_task(name, total=total, loss=float("nan"), curve="")
+            task = progress.add_task(name, total=total, loss="starting", curve="")
 
             def on_update(step: int, loss: float) -> None:
                 losses.append(loss)
-                progress.update(task, completed=step + 1, loss=loss, curve=sparkline(losses))
+                progress.update(task, completed=step + 1, loss=f"loss {loss:.4f}", curve=sparkline(losses))
 
             yield on_update
 

@@ -204,11 +204,12 @@ def _timing_row(t: Comparison) -> str:
 def _samples(r: Results) -> str:
     pairs = zip(r.torch_sample, r.flax_sample, strict=True)
     shared = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    agreed = shared - len(r.prompt)
     until = (
         "They write the same."
         if shared == len(r.torch_sample)
-        else f"They agree on the {shared} marked characters; then they choose differently once, and from there "
-        "on they read different texts."
+        else f"They agree on {agreed} characters after it; then the choice falls differently once, and from there on "
+        "they read different texts."
     )
     return f"""
 <h2>5. What the models write</h2>
@@ -235,7 +236,8 @@ def _settings(r: Results) -> str:
     return f"""
 <h2>Settings</h2>
 <details><summary>Every number of the experiment</summary><table>{settings}</table></details>
-<footer>{escape(versions)}. The whole demo took {r.seconds:.0f} s. Run it again with <code>make demo</code>.</footer>
+<footer>{escape(versions)}. The demo took {r.seconds:.0f} s, imports not counted. Run it
+again with <code>make demo</code>.</footer>
 """
 
 

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 import torch
+
 import trainfn_jax
 import trainfn_torch
 

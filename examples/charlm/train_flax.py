@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import trainfn_jax
 from jax import Array
 from numpy.typing import NDArray
+
+import trainfn_jax
 
 from . import model_flax
 from .config import Config

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-import trainfn_torch
 from numpy.typing import NDArray
+
+import trainfn_torch
 
 from . import model_torch
 from .config import Config
