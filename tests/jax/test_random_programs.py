@@ -6,6 +6,7 @@ products made in the same jit and the results are added to something there, whic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ from jax import lax
 
 from tests.bits import assert_same_bits
 from tests.inputs import numbers, with_specials
-from trainfn import reference
+from trainfn import reference, verbs
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
@@ -29,6 +30,7 @@ NUMBERS = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 0.1, 1e-8, 1e30, -0.9)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
 UNARY = ("sqrt", "neg", "abs", "sign")
 SIZE = 1031
+FACTOR = np.float32(0.7)
 
 Instruction = tuple[str, int, int, int]
 _INDEX = st.integers(0, 7)
@@ -56,15 +58,17 @@ def array_program(instructions: list[Instruction], constants: list[float]) -> Pr
 
 def expected(program: Program, inputs: dict[str, Any]) -> dict[str, Any]:
     with np.errstate(all="ignore"):
-        loaded = {k: x if np.ndim(x) == 0 else reference.load(x) for k, x in inputs.items()}
-        out = run([Call(program, loaded, reference.arrays(np.float32, (SIZE,)))], reference.TABLE)[0]
-        return {k: reference.load(np.broadcast_to(x, SIZE) + loaded["p"]) for k, x in out.items()}
+        table = reference.arrays(np.float32, (SIZE,))
+        made = {k: table["mul"](reference.load(x), FACTOR) for k, x in inputs.items() if np.ndim(x)}
+        numpys = {k: float(x) for k, x in inputs.items() if not np.ndim(x)}
+        out = run([Call(program, {**made, **numpys}, table)], reference.TABLE)[0]
+        return {k: table["add"](np.broadcast_to(x, SIZE), inputs["p"]) for k, x in out.items()}
 
 
 @in_float64
-def in_jax(programs: list[Program], inputs: dict[str, Any], one: Any) -> list[dict[str, Any]]:
-    """Inputs are products, results are summands."""
-    made = {k: widen(x) if np.ndim(x) == 0 else lax.mul(x, one) for k, x in inputs.items()}
+def in_jax(programs: list[Program], inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Inputs are made by a product with a number, which XLA likes to merge with ours; results are summands."""
+    made = {k: widen(x) if np.ndim(x) == 0 else lax.mul(x, lax.full_like(x, FACTOR)) for k, x in inputs.items()}
     results = []
     for program in programs:
         table = arrays.table(np.float32, arrays.FLOAT32, arrays.Meetings())
@@ -73,7 +77,15 @@ def in_jax(programs: list[Program], inputs: dict[str, Any], one: Any) -> list[di
     return results
 
 
-# Each try compiles: a failure is shown as it was found.
+def check(programs: list[Program], key: int, s: float) -> None:
+    g = with_specials(numbers(key, (SIZE,), 60, 2.0**90), key)
+    p = numbers(key + 1, (SIZE,))  # no subnormal numbers: p is what the results are added to
+    inputs = {"g": g, "p": p, "s": np.float32(s)}
+    got = jax.jit(lambda inputs: in_jax(programs, inputs))(inputs)
+    for program, actual in zip(programs, got, strict=True):
+        assert_same_bits(expected(program, inputs), actual, f"\n{program}\n")
+
+
 @settings(max_examples=7, phases=[Phase.generate])
 @given(data=st.data(), key=st.integers(0, 1000))
 def test_array_programs(data: st.DataObject, key: int) -> None:
@@ -81,15 +93,48 @@ def test_array_programs(data: st.DataObject, key: int) -> None:
         array_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(2)])
         for _ in range(8)
     ]
-    x = {
-        "g": with_specials(numbers(key, (SIZE,), 60, 2.0**90), key),
-        "p": numbers(key + 1, (SIZE,)),
-    }  # no subnormal numbers: p is what the results are added to
-    inputs = {**x, "s": np.float32(data.draw(st.sampled_from(NUMBERS)))}
-    got = jax.jit(lambda i, one: in_jax(programs, i, one))(inputs, np.ones(SIZE, np.float32))
-    numpys = {**x, "s": float(inputs["s"])}
-    for program, actual in zip(programs, got, strict=True):
-        assert_same_bits(expected(program, numpys), actual, f"\n{program}\n")
+    check(programs, key, data.draw(st.sampled_from(NUMBERS)))
+
+
+# Each a program in which XLA would rewrite something; found by the test above, or known from its sources.
+REWRITTEN: tuple[Callable[[Any, Any, Any], Any], ...] = (
+    lambda g, p, s: g * p + p,
+    lambda g, p, s: p - -(g * p),
+    lambda g, p, s: abs(g * p) + g,
+    lambda g, p, s: verbs.where(p > 0, g * p, p) + g,
+    lambda g, p, s: g * p + 0.1,
+    lambda g, p, s: (g * p + 0.0) + p,
+    lambda g, p, s: (g * p * 1.0) - g,
+    lambda g, p, s: g + 0.3,
+    lambda g, p, s: g * 0.3,
+    lambda g, p, s: (g * s) * 0.7,
+    lambda g, p, s: ((g + p) * 0.3) * 0.7,
+    lambda g, p, s: (g * 0.3 + 0.0) * 0.7,
+    lambda g, p, s: (p + 1.0) + 0.1,
+    lambda g, p, s: 1.0 - (0.7 - p),
+    lambda g, p, s: g / verbs.sqrt(abs(p)),
+    lambda g, p, s: g / (verbs.sqrt(abs(p)) + 0.0),
+    lambda g, p, s: 1.0 / (verbs.sqrt(abs(p)) * 1.0),
+    lambda g, p, s: (p / g) / (p + 3.0),
+    lambda g, p, s: p / (g / (p + 3.0)),
+    lambda g, p, s: verbs.sqrt(g * g),
+    lambda g, p, s: p / verbs.full_like(p, 3.0),
+    lambda g, p, s: g / verbs.full_like(p, s),
+    lambda g, p, s: 1.0 / (p * -0.0 + 0.0),
+    lambda g, p, s: verbs.where(p > 0, g, p),
+    lambda g, p, s: -g,
+    lambda g, p, s: g,
+)
+
+
+def test_known_rewritings() -> None:
+    programs = []
+    for formula in REWRITTEN:
+        graph = Graph()
+        g, p, s = (graph.input(*x) for x in (("g", Sort.ARRAY), ("p", Sort.ARRAY), ("s", Sort.SCALAR)))
+        programs.append(lower(graph.program({"result": formula(g, p, s)})))
+    for number in (0.1, 3.0):
+        check(programs, 5, number)
 
 
 # -- Scalars -----------------------------------------------------------------------------------------------------------
@@ -116,13 +161,41 @@ def scalar_program(instructions: list[Instruction], constants: list[float]) -> P
 @settings(max_examples=10, phases=[Phase.generate])
 @given(data=st.data())
 def test_scalar_programs(data: st.DataObject) -> None:
-    """float64 bits, at 64 values of the inputs at once."""
-    programs = [
-        scalar_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(3)])
-        for _ in range(6)
-    ]
+    check_scalars(
+        [
+            scalar_program(data.draw(_INSTRUCTIONS), [data.draw(st.sampled_from(NUMBERS)) for _ in range(3)])
+            for _ in range(6)
+        ],
+        numbers(data.draw(st.integers(0, 1000)), (64,), decades=3, largest=10.0),
+    )
+
+
+REWRITTEN_SCALARS: tuple[Callable[[Any, Any], Any], ...] = (
+    lambda s, t: s * t + t,
+    lambda s, t: t * 0.3 + 0.1,
+    lambda s, t: (t + 0.1) + 0.2,
+    lambda s, t: 1.0 - (0.7 - t),
+    lambda s, t: (t * 0.3) * 0.7,
+    lambda s, t: t / 3.0,
+    lambda s, t: (s / t) / (t + 7.0),
+    lambda s, t: t / verbs.sqrt(s),
+    lambda s, t: 1.0 / (verbs.sqrt(s) + 0.0),
+    lambda s, t: 1.0 / (t * -0.0 + 0.0),
+)
+
+
+def test_known_rewritings_of_scalars() -> None:
+    programs = []
+    for formula in REWRITTEN_SCALARS:
+        graph = Graph()
+        s, t = graph.input("s", Sort.SCALAR), graph.input("t", Sort.SCALAR)
+        programs.append(lower(graph.program({"result": formula(s, t)})))
+    check_scalars(programs, numbers(3, (64,), decades=2))
+
+
+def check_scalars(programs: list[Program], t: Any) -> None:
+    """float64 bits, at 64 values of the inputs at once; whatever is subnormal apart."""
     s = np.arange(1, 65, dtype=np.int32)
-    t = numbers(data.draw(st.integers(0, 1000)), (64,), decades=3, largest=10.0)
 
     @jax.jit
     @in_float64
@@ -131,24 +204,26 @@ def test_scalar_programs(data: st.DataObject) -> None:
             calls = [Call(program, {"s": widen(s), "t": widen(t)}) for program in programs]
             return [run([call], TABLE)[0] for call in calls]
 
-        outs = jax.vmap(one)(s, t)
-        # As bits: float64 leaves the function as something else.
-        return [{k: _halves(x) for k, x in out.items()} for out in outs]
+        return [{k: _halves(x) for k, x in out.items()} for out in jax.vmap(one)(s, t)]
 
     for program, actual in zip(programs, run_all(s, t), strict=True):
         inputs = {"s": s.astype(np.float64), "t": t.astype(np.float64)}
-        want = {
-            k: np.broadcast_to(np.asarray(x, np.float64), 64) for k, x in reference.evaluate(program, inputs).items()
-        }
+        want = {k: np.broadcast_to(np.asarray(x, np.float64), 64) for k, x in _evaluate(program, inputs).items()}
         got = {k: np.ascontiguousarray(np.asarray(x)).view(np.float64)[:, 0] for k, x in actual.items()}
-        normal = {k: np.abs(x) >= np.finfo(np.float64).smallest_normal for k, x in want.items()}
+        subnormal = {k: (x != 0) & (np.abs(x) < np.finfo(np.float64).smallest_normal) for k, x in want.items()}
         assert_same_bits(
-            {k: np.where(normal[k], x, 0) for k, x in want.items()},
-            {k: np.where(normal[k], x, 0) for k, x in got.items()},
+            {k: np.where(subnormal[k], 0, x) for k, x in want.items()},
+            {k: np.where(subnormal[k], 0, x) for k, x in got.items()},
             f"\n{program}\n",
         )
 
 
+def _evaluate(program: Program, inputs: dict[str, Any]) -> dict[str, Any]:
+    with np.errstate(all="ignore"):
+        return run([Call(program, inputs)], reference.TABLE)[0]
+
+
 def _halves(x: Any) -> Any:
+    """As bits: float64 would leave the jit as something else."""
     x = lax.broadcast_in_dim(x, (64,), (0,)) if np.ndim(x) else lax.full((64,), x, np.float64)
     return lax.bitcast_convert_type(x, np.uint32)

@@ -117,3 +117,5 @@ def test_one_pass_and_no_copy() -> None:
     compiled = jax.jit(norm).lower(x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 512
     assert compiled.as_text().count("reduce(") == 2
+    signed = jax.jit(in_float64(lambda x: reductions.largest(x).astype(np.float32))).lower(x).compile()
+    assert signed.memory_analysis().temp_size_in_bytes < 512

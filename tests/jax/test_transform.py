@@ -49,7 +49,7 @@ def one_step(tx: Any, params: Any, state: Any, g: Any) -> Any:
     return optax.apply_updates(params, updates), state
 
 
-# -- ways of running ---------------------------------------------------------------------------------------------------
+# -- ways of running --------------------------------------------------------------------------------------------------
 
 
 def scanned(tx: Any) -> Any:
@@ -133,7 +133,31 @@ def test_debug_nans_sees_none() -> None:
         run_jax("jit", ROWS[-1].rule(lr=tf.exponential(start=0.1, decay=0.9)), PARAMS, PLAIN_GRADS)
 
 
-# -- hyperparameters ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_product_in_low_precision_is_rounded_first(dtype: Any) -> None:
+    """A gradient computed in bfloat16 in the same jit: XLA would hand it on in float32."""
+    tx = trainfn_jax.transform(tf.sgd(lr=0.1, momentum=0.9))
+    x, y = (jnp.asarray(numbers(key, (300,), 2), dtype) for key in (1, 2))
+    state = tx.init({"w": x})._replace(trace={"w": y})
+
+    def update(g: Any) -> Any:
+        return tx.update({"w": g}, state)[1].trace["w"]
+
+    assert np.array_equal(jax.jit(lambda x, y: update(x * y))(x, y), update(x * y))
+
+
+def test_scalars_are_computed_once() -> None:
+    """However many leaves there are: no loop over a leaf contains a bias correction."""
+
+    def operations_on_float64(leaves: int) -> int:
+        tx = trainfn_jax.transform(tf.adamw())
+        params = {str(i): jnp.ones((8, 8)) for i in range(leaves)}
+        return jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text().count("f64[] ")  # type: ignore[no-any-return]
+
+    assert operations_on_float64(2) == operations_on_float64(5) > 20
+
+
+# -- hyperparameters ---------------------------------------------------------------------------------------------------
 
 
 def test_arrays_are_the_numbers_they_hold() -> None:
@@ -191,7 +215,7 @@ def test_derivatives() -> None:
         np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=1e-6)
 
 
-# -- what a rule can ask for and do -------------------------------------------------------------------------------------
+# -- what a rule can ask for and do ------------------------------------------------------------------------------------
 
 
 class Totals(NamedTuple):
@@ -245,7 +269,7 @@ def test_a_skipped_update_changes_nothing() -> None:
     assert_same_bits(dict(enumerate(jax.tree.leaves(state))), dict(enumerate(jax.tree.leaves(after))))  # type: ignore[arg-type]
 
 
-# -- optax's contract ---------------------------------------------------------------------------------------------------
+# -- optax's contract --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
