@@ -1,11 +1,12 @@
 """Where XLA would merge two roundings into one: programs with a `pin` at each such place, and a `flush`.
 
-A pin costs little time and some compile time, so a program gets one only between operations that XLA is known to
-rewrite together; `tests/jax/test_canaries.py` shows each of these rewritings happening, and random programs search for
-others.  Gradients, parameters and state are pinned too, since they may be products made in the same jit.
+XLA's rewritings are many and change with every release, so nothing is left to it: whatever arithmetic or a comparison
+reads is pinned if it was rounded by a product, quotient or square root, or was an input, which may be a product made in
+the same jit.  Sums are pinned where a number on both sides would let XLA regroup them.  `tests/jax/test_canaries.py`
+shows rewritings that happen, and random programs search for others.
 
-Subnormal numbers are zero for the arithmetic, comparisons and conversions of XLA's CPU code, not for what only moves
-bits: there an input is flushed.
+Subnormal numbers are zero for the arithmetic of XLA's CPU code, but not for what only moves bits, and not for
+comparisons of what was widened from 16 bits: there an input is flushed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from trainfn.trace import Graph, Value
 
 # Operations that round an array, and those that hand on its bits, from which contraction looks through.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
+_COMPARISONS = frozenset({"lt", "le", "eq"})
 _MOVES = frozenset({"neg", "abs", "where", "stored"})
 _ROUNDED_LATE = frozenset({"mul", "div", "sqrt"})
 
@@ -43,15 +45,13 @@ def with_pins(program: Program) -> Program:
 
 
 def _guards(program: Program, node: Node) -> Iterator[str | None]:
-    for position, index in enumerate(node.args):
+    for index in node.args:
         argument = program.nodes[index]
         if not argument.sort.is_elementwise:
             yield None
-        elif node.op in _MOVES:
+        elif node.op in _MOVES or node.op in _COMPARISONS:
             yield _moved(argument)
-        elif node.op in _ARITHMETIC and any(
-            _is_rewritten(program, node, position, seen) for seen in _seen_through(program, argument)
-        ):
+        elif node.op in _ARITHMETIC and any(_merges(program, node, seen) for seen in _seen_through(program, argument)):
             yield "pin"
         else:
             yield None
@@ -71,18 +71,12 @@ def _seen_through(program: Program, node: Node) -> Iterator[Node]:
             yield from _seen_through(program, program.nodes[index])
 
 
-def _is_rewritten(program: Program, node: Node, position: int, argument: Node) -> bool:
-    """Whether XLA may compute `node` with something else than the rounded result of `argument`."""
-    if argument.op == "input":
+def _merges(program: Program, node: Node, argument: Node) -> bool:
+    """Whether XLA might compute `node` with something else than the rounded result of `argument`."""
+    if argument.op == "input" or argument.op in _ROUNDED_LATE:
         return True
-    numbers = _has_number(program, node) and _has_number(program, argument)
-    if node.op in ("add", "sub"):  # a * b + c in one rounding, (x + s) + t to x + (s + t)
-        return argument.op == "mul" or (argument.op in ("add", "sub") and numbers)
-    if node.op == "mul":  # (x * s) * t to x * (s * t)
-        return argument.op == "mul" and numbers
-    if node.op == "div":  # (x / y) / z to x / (y * z), x / (y / z) to (x * z) / y, x / sqrt(y) to x * rsqrt(y)
-        return argument.op == "div" or (position == 1 and argument.op == "sqrt")
-    return argument.op == "mul"  # sqrt(x * x) to |x|
+    regroups = node.op in ("add", "sub") and argument.op in ("add", "sub")  # (x + s) + t to x + (s + t)
+    return regroups and _has_number(program, node) and _has_number(program, argument)
 
 
 def _has_number(program: Program, node: Node) -> bool:
