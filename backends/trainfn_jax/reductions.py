@@ -3,9 +3,9 @@
 Both grids' sums are taken in one pass, and summed as whole numbers: a float64 number on a grid is a multiple of the
 grid's step, and adding a constant whose own last bit is that step leaves the multiple in the low bits of the result.
 Whole numbers may be added in any order by definition, which lets XLA's CPU code use vector instructions: 0.4 ns an
-element for both sums, where two floating-point reductions take 1.4 and, written naively, 7.  For the same reason the
-largest number is found as an integer, next to a second, useless result, because XLA splits a single-valued reduction
-of integers into two passes through memory.
+element for both sums, where two floating-point reductions take 1.4 and, written naively, 7.  The largest number is
+found as an integer, too, because XLA's own maximum of floating-point numbers drops NaN, and next to a second, useless
+result, because XLA splits a single-valued reduction of integers into two passes through memory.
 
 Derivatives are those of the plain sum and maximum.
 """

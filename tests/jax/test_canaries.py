@@ -99,6 +99,13 @@ def test_zero_added_is_dropped() -> None:
     assert np.signbit(np.asarray(got)), "-0 + 0 is 0"
 
 
+def test_the_maximum_drops_nan() -> None:
+    """Why `trainfn_jax.reductions` finds the maximum through integers."""
+    x = np.ones((64, 300), np.float32)
+    x[3, 5] = np.nan
+    assert np.asarray(jax.jit(lambda x: jnp.max(jnp.abs(x)))(x)) == 1
+
+
 def test_subnormals_are_zero_for_arithmetic_and_not_for_moves() -> None:
     tiny = np.float32(1e-40)
     assert jax.jit(lambda x: x + x)(tiny) == 0
