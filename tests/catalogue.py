@@ -192,7 +192,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "sgd_decoupled",
-        lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1, **h)),
+        lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1)),
         hyper={"lr": 1e-2},
     ),
     Row(

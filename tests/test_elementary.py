@@ -88,7 +88,7 @@ def test_error_of_pow() -> None:
         ("pow", (0.3, 2.0), 0.3 * 0.3),
         ("pow", (2.0, 0.5), math.sqrt(2.0)),
         ("pow", (-2.0, 2.0), 4.0),
-        ("pow", (-2.0, 3.0), math.nan),
+        ("pow", (-2.0, 1.5), math.nan),
         ("pow", (math.nan, 0.0), 1.0),
         ("pow", (0.5, math.nan), math.nan),
     ],
@@ -96,6 +96,12 @@ def test_error_of_pow() -> None:
 def test_edges(op: str, xs: tuple[float, ...], expected: float) -> None:
     for got in (_run(op, *xs), _run(op, *(np.array([x]) for x in xs))[0]):
         assert got == expected or (math.isnan(got) and math.isnan(expected))
+
+
+def test_whole_powers_of_negative_numbers() -> None:
+    assert _run("pow", -3.0, 3.0) == -_run("pow", 3.0, 3.0) < 0
+    assert _run("pow", -3.0, 4.0) == _run("pow", 3.0, 4.0) > 0
+    assert _run("pow", -3.0, -3.0) == -_run("pow", 3.0, -3.0) < 0
 
 
 @pytest.mark.parametrize("op", ["exp", "log", "cos", "pow"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import trainfn as tf
 from tests.inputs import numbers, uniform_bits
 from trainfn import reference
-from trainfn.verbs import global_dot, global_max, global_norm, leaf_sum
+from trainfn.verbs import global_dot, global_max, global_norm, global_sum, leaf_sum
 
 
 class Sum(NamedTuple):
@@ -90,6 +90,13 @@ def test_what_is_not_finite_is_the_sum(special: list[float], expected: float) ->
     x = np.concatenate([numbers(5, (20,)), np.float32(special)])
     got = _call(x)["total"]
     assert got == expected or (math.isnan(got) and math.isnan(expected))
+
+
+def test_infinities_of_both_signs_in_two_leaves() -> None:
+    rule = tf.skip_if_not_finite(tf.rule(lambda g: g / global_sum(g))())
+    params = {"a": np.float32([math.inf]), "b": np.float32([-math.inf])}
+    _, state = reference.update(rule, reference.init(rule, params), params, params)
+    assert state.count == 0
 
 
 def test_zero_and_empty_sums() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+import pickle
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.catalogue import ROWS, Row
 from tests.executions import run_reference
 from tests.inputs import numbers
 from trainfn.rule import resolve
+from trainfn.verbs import apply_if, global_sum, leaf_sum
 
 
 @pytest.mark.parametrize(
@@ -32,6 +35,12 @@ from trainfn.rule import resolve
         (lambda: tf.adamw(lr="0.1"), "lr = '0.1'"),
         (lambda: tf.adamw(lr=None), "lr = None"),
         (lambda: tf.adamw(lr=True), "lr = True"),
+        (lambda: tf.adamw(lr=object()), "neither a number, a schedule nor a function"),
+        (lambda: tf.adamw(lr=1j), "neither a number"),
+        (lambda: tf.sgd(momentum=0.9, nesterov="yes"), "nesterov = 'yes' must be a bool"),
+        (lambda: tf.rmsprop(centered=tf.constant(1.0)), "centered .* must be a bool"),
+        (lambda: tf.sgd(nesterov=True).program(), "nesterov needs momentum"),
+        (lambda: tf.decoupled_weight_decay(0.1).hyper, "takes its lr from a rule before it"),
         (lambda: tf.adamw(lr=[0.1]), r"lr = \[0.1\]"),
         (lambda: tf.chain(), "at least one"),
         (lambda: tf.chain(tf.adamw), r"Write adamw\(\) for its defaults"),
@@ -63,13 +72,62 @@ def test_bad_definitions() -> None:
 
 def test_names_in_a_chain() -> None:
     lr = tf.cosine(peak=1e-3, steps=10)
-    shared = tf.chain(tf.adam(lr=lr), tf.decoupled_weight_decay(0.1, lr=lr))
-    assert list(shared.hyper) == ["lr", "b1", "b2", "eps", "weight_decay"]
-    apart = tf.chain(tf.decoupled_weight_decay(0.1, lr=0.5), tf.adam(lr=0.1))
-    assert apart.hyper["lr"] == 0.1
-    assert apart.hyper["decoupled_weight_decay.lr"] == 0.5
+    inherited = tf.chain(tf.adam(lr=lr), tf.decoupled_weight_decay(0.1))
+    assert list(inherited.hyper) == ["lr", "b1", "b2", "eps", "weight_decay"]
+    assert inherited.hyper["lr"] is lr
+    apart = tf.chain(tf.adam(lr=0.1), tf.decoupled_weight_decay(0.1, lr=0.5))
+    assert (apart.hyper["adam.lr"], apart.hyper["lr"]) == (0.1, 0.5)
+    # Equal numbers are a coincidence: keys do not depend on values.
+    for eps in (1e-6, 1e-8):
+        assert "clip_by_global_norm.eps" in tf.chain(tf.clip_by_global_norm(1.0, eps=1e-6), tf.adamw(eps=eps)).hyper
     twice = tf.chain(tf.adam(), tf.adam())
     assert [f.name for f in twice.fields] == ["adam.m", "adam.v", "m", "v"]
+
+
+def test_an_inherited_hyperparameter_survives_copies() -> None:
+    rule = tf.chain(tf.sgd(lr=0.1), tf.decoupled_weight_decay(0.1))
+    for copied in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule))):
+        assert list(copied.hyper) == list(rule.hyper)
+
+
+def _state_called(field: str, sort: type) -> Any:
+    return NamedTuple("State", [(field, sort)])  # type: ignore[misc]
+
+
+def _rule(function: Any, **annotations: Any) -> Any:
+    function.__annotations__ = annotations
+    return tf.rule(function)
+
+
+@pytest.mark.parametrize(
+    ("define", "message"),
+    [
+        (lambda: tf.rule(_takes_step), "step is a word of its own"),
+        (lambda: _rule(lambda state, g, *, lr: (g, state), state=_state_called("step", tf.Array)), "step is a word"),
+        (
+            lambda: _rule(lambda state, g, *, lr: (g, state), state=_state_called("lr", tf.ModelScalar)),
+            "lr names a hyper",
+        ),
+    ],
+)
+def test_reserved_names(define: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        define()
+
+
+def _takes_step(g, *, step=5.0):  # type: ignore[no-untyped-def]
+    return -step * g
+
+
+def test_what_belongs_to_the_model_is_not_computed_from_one_leaf() -> None:
+    state = _state_called("d", tf.ModelScalar)
+    one_leaf = _rule(lambda state, g: (g, type(state)(state.d + leaf_sum(g))), state=state)
+    with pytest.raises(tf.TraceError, match="computed from one leaf"):
+        one_leaf().program()
+    with pytest.raises(tf.TraceError, match="condition of one leaf"):
+        tf.rule(lambda g: apply_if(leaf_sum(g) > 2, g))().program()
+    whole_model = _rule(lambda state, g: (g, type(state)(state.d + global_sum(g))), state=state)
+    assert whole_model().program()
 
 
 def test_leaf_functions_are_asked_for_each_leaf() -> None:

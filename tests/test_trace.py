@@ -38,7 +38,7 @@ def _program(body: Any) -> Any:
         (lambda step, g, p, lr: np.maximum(g, 0), "Use trainfn.verbs.maximum"),
         (lambda step, g, p, lr: np.sum(g), "Use trainfn.verbs.leaf_sum"),
         (lambda step, g, p, lr: np.asarray(g), "no numbers"),
-        (lambda step, g, p, lr: np.ones((3, 4)) * g, "from outside the rule|power|multiply"),
+        (lambda step, g, p, lr: np.ones((3, 4)) * g, "outside the rule"),
         (lambda step, g, p, lr: g**2, r"square\(x\)"),
         (lambda step, g, p, lr: verbs.exp(g), "function of Scalars"),
         (lambda step, g, p, lr: g % 2, r"floor\(x / y\)"),
@@ -50,6 +50,12 @@ def _program(body: Any) -> Any:
         (lambda step, g, p, lr: [x for x in g], "whole leaf at once"),  # noqa: C416
         (lambda step, g, p, lr: len(g) * g, "shape"),
         (lambda step, g, p, lr: g + "1", "'1'"),
+        (lambda step, g, p, lr: g.sum(), "Use trainfn.verbs.leaf_sum"),
+        (lambda step, g, p, lr: g.cumsum(), "There is no verb for it"),
+        (lambda step, g, p, lr: g[0], "cannot be indexed"),
+        (lambda step, g, p, lr: g @ p, "leaf_dot"),
+        (lambda step, g, p, lr: round(step) * g, "floor"),
+        (lambda step, g, p, lr: np.ones(3) * g, r"Write x \* y"),
         (lambda step, g, p, lr: g * True, "Python bool"),
         (lambda step, g, p, lr: None, "where an update is due"),
         (lambda step, g, p, lr: g > 0, "where an update is due"),
@@ -140,7 +146,7 @@ def test_words_of_a_step() -> None:
 
 
 class Both(NamedTuple):
-    count: tf.LeafScalar
+    positives: tf.LeafScalar
     total: tf.ModelPair
     kept: tf.Array
     left_out: tf.Array | None
@@ -150,8 +156,8 @@ class Both(NamedTuple):
 def every_sort(step, state: Both, g, p):  # type: ignore[no-untyped-def]
     """A rule with state of every sort."""
     total = state.total + global_sum(g)
-    count = state.count + leaf_sum(where(g > 0, 1.0, 0.0))
-    return g * count + total * 0, Both(count, total, state.kept + g, None)
+    positives = state.positives + leaf_sum(where(g > 0, 1.0, 0.0))
+    return g * positives + total * 0, Both(positives, total, state.kept + g, None)
 
 
 def test_state_of_every_sort() -> None:
@@ -163,8 +169,8 @@ def test_state_of_every_sort() -> None:
     grads = {"a": np.float32([1, -1, 2]), "b": np.full((2, 2), 1e-9, np.float32)}
     for _ in range(3):
         _, state = reference.update(rule, state, grads, params)
-    assert state.leaves["a"]["count"] == 6.0
-    assert state.leaves["b"]["count"] == 12.0
+    assert state.leaves["a"]["positives"] == 6.0
+    assert state.leaves["b"]["positives"] == 12.0
     total = state.model["total.high"] + state.model["total.low"]
     assert total == pytest.approx(3 * (2 + 4 * float(np.float32(1e-9))), rel=1e-14)
     assert float(np.float32(total)) != total  # float32 alone would not have held it
@@ -175,8 +181,8 @@ def test_state_of_every_sort() -> None:
     ("returned", "message"),
     [
         (lambda s, g: g, "must return the update and the next state"),
-        (lambda s, g: (g, (s.count, s.total, s.kept, None)), "must return the update and the next state"),
-        (lambda s, g: (g, s._replace(count=g)), "reduce it first"),
+        (lambda s, g: (g, (s.positives, s.total, s.kept, None)), "must return the update and the next state"),
+        (lambda s, g: (g, s._replace(positives=g)), "reduce it first"),
         (lambda s, g: (g, s._replace(kept=None)), "None"),
     ],
 )

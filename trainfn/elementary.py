@@ -58,8 +58,14 @@ def log(x: Any) -> Any:
 
 
 def pow(x: Any, y: Any) -> Any:
-    """x**y for x >= 0 (NaN below): exactly 1, x, x * x and sqrt(x) for y = 0, 1, 2 and 1/2, else e**(y log x)."""
-    general = exp(y * log(x))
+    """x**y: exactly 1, x, x * x and sqrt(x) for y = 0, 1, 2 and 1/2, else e**(y log |x|).
+
+    A negative x has powers of whole y only, negative ones for odd y; others are NaN.
+    """
+    size = exp(y * log(emit("abs", x)))
+    is_whole = _equal(_floor(y), y)
+    is_odd = emit("not", _equal(_floor(y * 0.5) * 2.0, y))
+    general = _where(x < 0.0, _where(is_whole, _where(is_odd, -size, size), math.nan), size)
     return _where(
         _equal(y, 0.0),
         1.0,

@@ -59,6 +59,19 @@ DOMAINS: Mapping[str, Domain] = {
 }
 
 
+class Inherited:
+    """A hyperparameter that is another link's: the one of that name which the nearest link before it has."""
+
+    def __repr__(self) -> str:
+        return "inherited"
+
+    def __reduce__(self) -> str:
+        return "inherited"  # pickled and copied by reference: there is one
+
+
+inherited = Inherited()
+
+
 def is_number(value: Any) -> bool:
     """A plain number: Python's or numpy's, no bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -72,6 +85,8 @@ def check(owner: str, name: str, value: Any) -> Any:
             "(leaf.name, leaf.shape) that returns one of these."
         )
     if not is_number(value):
+        if not (isinstance(value, Inherited) or callable(value) or getattr(value, "ndim", None) is not None):
+            raise TypeError(f"{owner}: {name} = {value!r} is neither a number, a schedule nor a function of the leaf.")
         return value
     number = float(value)
     domain = DOMAINS.get(name, Domain(-math.inf))

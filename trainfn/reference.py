@@ -10,6 +10,7 @@ widen on load; float64 leaves are computed in float64.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -256,7 +257,7 @@ def load(x: Any) -> Any:
 
 def _combine(op: str, parts: Sequence[Any]) -> Any:
     if op.startswith("sum"):
-        return math.fsum(parts)
+        return functools.reduce(operator.add, parts)  # exact, and so in any order
     return math.nan if any(p != p for p in parts) else max(parts)
 
 

@@ -40,6 +40,7 @@ from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 from trainfn import hyperparameters
+from trainfn.hyperparameters import inherited
 from trainfn.program import Program, Sort
 from trainfn.trace import (
     Array,
@@ -62,6 +63,10 @@ Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")
 POSITIONAL = ("inner", "step", "state", "g", "p", *EXTRAS)
+# Words of the program, of the adapters' states and of their parameter groups: no hyperparameter or state has them.
+RESERVED = frozenset(
+    {*POSITIONAL, "count", "update", "updates", "applied", "params", "param_names", "maximize", "initial_lr"}
+)
 SORTS_OF_STATE = (Array, LeafScalar, ModelScalar, LeafPair, ModelPair)
 
 
@@ -155,8 +160,11 @@ class Definition:
         for name, value in options.items():
             if not isinstance(value, Hashable):
                 raise TypeError(f"{self.name}: the option {name} must be hashable, and {value!r} is not.")
-            if name not in self.options and not (isinstance(self.defaults[name], bool | str | None)):
+            default = self.defaults[name]
+            if name not in self.options and not isinstance(default, bool | str | None):
                 raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
+            if isinstance(default, bool | int | str) and type(value) is not type(default):
+                raise TypeError(f"{self.name}: the option {name} = {value!r} must be a {type(default).__name__}.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
         return Link(self, tuple(options.items()), hyper, inner)
 
@@ -187,8 +195,8 @@ class Rule:
     """One rule or a chain of them with hyperparameters: what an optimizer is made of.
 
     `hyper` maps each hyperparameter's name to its value (number, schedule, leaf function or a framework's scalar).
-    Two links that are given the same value under one name share it; otherwise the last keeps the plain name and an
-    earlier one's is prefixed, as in `decoupled_weight_decay.lr`.  State is named likewise, and never shared.
+    Where two links have one of the same name, the last keeps the plain name and the earlier one's is prefixed, as in
+    `clip_by_global_norm.eps`; one that is `inherited` is the earlier link's.  State is named likewise.
     """
 
     links: tuple[Link, ...]
@@ -199,17 +207,30 @@ class Rule:
 
     @cached_property
     def _hyper_names(self) -> dict[tuple[int, str], str]:
-        entries = [(i, k, v) for i, link in enumerate(self._all_links) for k, v in link.hyper.items()]
-        return _unique_names(entries, self._all_links, share=True)
+        entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.hyper]
+        is_inherited = {(i, k): self._all_links[i].hyper[k] is inherited for i, k in entries}
+        names = _unique_names([e for e in entries if not is_inherited[e]], self._all_links)
+        for i, key in (e for e in entries if is_inherited[e]):
+            source = next((names[j, key] for j in range(i - 1, -1, -1) if (j, key) in names), None)
+            if source is None:
+                owner = self._all_links[i].definition.name
+                raise TypeError(f"{owner} takes its {key} from a rule before it in a chain. There is none: give {key}.")
+            names[i, key] = source
+        return names
 
     @cached_property
     def _state_names(self) -> dict[tuple[int, str], str]:
-        entries = [(i, k, None) for i, link in enumerate(self._all_links) for k in link.definition.fields]
-        return _unique_names(entries, self._all_links, share=False)
+        entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.definition.fields]
+        return _unique_names(entries, self._all_links)
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
-        return {self._hyper_names[i, k]: v for i, link in enumerate(self._all_links) for k, v in link.hyper.items()}
+        return {
+            self._hyper_names[i, k]: v
+            for i, link in enumerate(self._all_links)
+            for k, v in link.hyper.items()
+            if v is not inherited
+        }
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
@@ -306,10 +327,13 @@ def rule(function: Callable[..., Any]) -> Definition:
         )
     hints = typing.get_type_hints(function, include_extras=True)
     keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    taken = sorted(RESERVED & keywords.keys())
+    if taken:
+        raise TypeError(f"rule {name}: {', '.join(taken)} is a word of its own and cannot name a hyperparameter.")
     options = frozenset(n for n in keywords if "static" in getattr(hints.get(n), "__metadata__", ()))
     state = hints.get("state") if "state" in positional else None
     if "state" in positional:
-        _check_state(name, state)
+        _check_state(name, state, keywords)
     return Definition(function, name, positional, keywords, options, state)
 
 
@@ -318,13 +342,16 @@ def _find(module: str, name: str) -> Any:
     return operator.attrgetter(name)(importlib.import_module(module))
 
 
-def _check_state(name: str, state: Any) -> None:
+def _check_state(name: str, state: Any, keywords: Mapping[str, Any]) -> None:
     if not (isinstance(state, type) and hasattr(state, "_fields")):
         raise TypeError(f"rule {name}: annotate `state` with a NamedTuple of Array, LeafScalar or ModelScalar fields.")
     for field_name, (sort, _) in _field_sorts(state).items():
         if sort not in SORTS_OF_STATE:
             allowed = ", ".join(s.__name__ for s in SORTS_OF_STATE)
             raise TypeError(f"rule {name}: state field {field_name} is annotated {sort}; it can be {allowed}.")
+        if field_name in RESERVED or field_name in keywords:
+            why = "names a hyperparameter too" if field_name in keywords else "is a word of its own"
+            raise TypeError(f"rule {name}: {field_name} {why} and cannot name a state field.")
 
 
 @cache
@@ -347,24 +374,13 @@ def _walk(links: Sequence[Link]) -> Iterator[Link]:
         yield link
 
 
-def _unique_names(
-    entries: Sequence[tuple[int, str, Any]], links: Sequence[Link], share: bool
-) -> dict[tuple[int, str], str]:
+def _unique_names(entries: Sequence[tuple[int, str]], links: Sequence[Link]) -> dict[tuple[int, str], str]:
     names: dict[tuple[int, str], str] = {}
-    taken: dict[str, Any] = {}
-    for i, key, value in reversed(entries):
+    for i, key in reversed(entries):
         owner = links[i].definition.name
         candidates = [key, f"{owner}.{key}", *(f"{owner}{n}.{key}" for n in range(2, len(links) + 2))]
-        for name in candidates:
-            if name not in taken or (share and _is_same(taken[name], value)):
-                taken[name] = value
-                names[i, key] = name
-                break
+        names[i, key] = next(name for name in candidates if name not in names.values())
     return names
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b or (hyperparameters.is_number(a) and hyperparameters.is_number(b) and a == b)
 
 
 def _describe(link: Link) -> str:
@@ -385,12 +401,39 @@ def _trace(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
     graph.labels.setdefault(update.index, "update")
     stored = graph.emit("stored", (update.index,), Sort.ARRAY)
     outputs = {"update": stored, "p": graph.emit("add", (p.index, stored.index), Sort.ARRAY), **states}
+    _check_of_model(graph, structures, states)
     if graph.gates:
         condition: Any = graph.gates[0]
         for gate in graph.gates[1:]:
             condition = condition & gate
         outputs["applied"] = condition
     return graph.program(outputs).keep(outputs)
+
+
+def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mapping[str, Value]) -> None:
+    """What belongs to the whole model must not be computed from one leaf."""
+    fields = [
+        (names, k, sort)
+        for structure in _walk_structures(structures)
+        for names in [dict(structure.state)]
+        for k, sort in structure.definition.fields.items()
+    ]
+    inputs = {f"state.{names[k]}": sort for names, k, sort in fields}
+    of_leaf: set[int] = set()
+    for i, node in enumerate(graph.nodes):
+        sort = inputs.get(str(node.static).removesuffix(".high").removesuffix(".low"), Value)
+        is_state_of_leaf = node.op == "input" and issubclass(sort, LeafScalar)
+        is_of_leaf = node.static == "leaf" if node.is_reduction else any(a in of_leaf for a in node.args)
+        if is_state_of_leaf or is_of_leaf:
+            of_leaf.add(i)
+    for names, k, sort in fields:
+        stored = [v for n, v in states.items() if n.removesuffix(".high").removesuffix(".low") == f"state.{names[k]}"]
+        if issubclass(sort, ModelScalar) and any(v.index in of_leaf for v in stored):
+            raise TraceError(
+                f"state field {names[k]} belongs to the model and was computed from one leaf: use global_*."
+            )
+    if any(gate.index in of_leaf for gate in graph.gates):
+        raise TraceError("apply_if decides for the whole model and was given a condition of one leaf: use global_*.")
 
 
 def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Value]) -> Any:

@@ -20,6 +20,10 @@ class TraceError(TypeError):
     """A rule or schedule did something with a traced value that a program cannot express."""
 
 
+class NoSuchMethod(TraceError, AttributeError):
+    """A rule called a method of arrays; rules use verbs."""
+
+
 @dataclass(frozen=True)
 class Leaf:
     """What is known of one tensor of the model before any number is: its name and its shape."""
@@ -121,6 +125,20 @@ class Value:
     def __len__(self) -> NoReturn:
         raise TraceError(f"len({self!r}) is not defined: use the leaf's .shape or .size.")
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise NoSuchMethod(f"{self!r} has no .{name}: rules use functions. {_remedy(name)}")
+
+    def __getitem__(self, index: object) -> NoReturn:
+        raise TraceError(f"{self!r} cannot be indexed: a rule sees a whole leaf at once. Select with where.")
+
+    def __matmul__(self, other: object) -> NoReturn:
+        raise TraceError("@ is not a verb. For the sum of products write leaf_dot(x, y) or global_dot(x, y).")
+
+    def __round__(self, digits: object = None) -> NoReturn:
+        raise TraceError("round is not a verb: for a Scalar write floor(x + 0.5).")
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Value:
         operator = _UFUNC_OPERATORS.get(ufunc.__name__)
         if method == "__call__" and operator and len(inputs) == 2 and not kwargs and _are_numbers(inputs):
@@ -134,15 +152,21 @@ class Value:
         self._refuse_numpy("asarray")
 
     def _refuse_numpy(self, name: str) -> NoReturn:
-        from trainfn import verbs
-
-        same = _NUMPY_TO_VERB.get(name, name)
-        remedy = (
-            f"Use trainfn.verbs.{same}."
-            if same in verbs.__all__
-            else f"There is no verb for it; the verbs are {', '.join(verbs.__all__)}."
+        raise TraceError(
+            f"numpy.{name} was called on {self!r}, which has no numbers while a rule is traced. {_remedy(name)}"
         )
-        raise TraceError(f"numpy.{name} was called on {self!r}, which has no numbers while a rule is traced. {remedy}")
+
+
+def _remedy(name: str) -> str:
+    """The verb that does what a numpy function or a method of arrays does."""
+    from trainfn import verbs
+
+    same = _NUMPY_TO_VERB.get(name, name)
+    if same in _OPERATORS:
+        return f"Write {_OPERATORS[same]}; an array from outside the rule cannot take part."
+    if same in verbs.__all__:
+        return f"Use trainfn.verbs.{same}."
+    return f"There is no verb for it; the verbs are {', '.join(verbs.__all__)}."
 
 
 class Number(Value):
@@ -210,10 +234,10 @@ class Number(Value):
     __hash__ = object.__hash__
 
     def __mod__(self, other: Operand) -> NoReturn:
-        raise TraceError("% is not a verb: write x - y * floor(x / y).")
+        raise TraceError("% is not a verb: of Scalars write x - y * floor(x / y); Arrays have no remainder.")
 
     def __floordiv__(self, other: Operand) -> NoReturn:
-        raise TraceError("// is not a verb: write floor(x / y).")
+        raise TraceError("// is not a verb: of Scalars write floor(x / y); Arrays have no floor.")
 
 
 class Array(Number):
@@ -330,7 +354,17 @@ _UFUNC_OPERATORS = {
     "power": "pow",
     "float_power": "pow",
 }
-_NUMPY_TO_VERB = {"absolute": "abs", "fabs": "abs", "max": "leaf_max", "amax": "leaf_max", "sum": "leaf_sum"}
+_OPERATORS = {"add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y", "power": "x**y of Scalars"}
+_NUMPY_TO_VERB = {
+    "absolute": "abs",
+    "amax": "leaf_max",
+    "clamp": "clip",
+    "dot": "leaf_dot",
+    "fabs": "abs",
+    "max": "leaf_max",
+    "norm": "leaf_norm",
+    "sum": "leaf_sum",
+}
 
 
 def _are_numbers(inputs: tuple[Any, ...]) -> bool:

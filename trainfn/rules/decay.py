@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainfn.hyperparameters import inherited
 from trainfn.rule import rule
 
 
@@ -14,9 +15,9 @@ def coupled_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2) -> Any:
 
 
 @rule
-def decoupled_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2, lr: Any = 1e-3) -> Any:
+def decoupled_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2, lr: Any = inherited) -> Any:
     """u - lr weight_decay p, put after a rule whose update is u (Loshchilov & Hutter, arXiv:1711.05101v3).
 
-    Give it the rule's own lr, number or schedule: links that are given the same value under one name share it.
+    lr is that of the rule before it, number or schedule, unless another is given.
     """
     return g - lr * weight_decay * p

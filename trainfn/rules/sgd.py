@@ -33,6 +33,8 @@ def sgd(
 
     Without momentum p <- p - lr g.  As in torch the first gradient is not dampened.
     """
+    if nesterov and momentum is None:
+        raise TypeError("sgd: nesterov needs momentum, as in sgd(momentum=0.9, nesterov=True).")
     if momentum is None:
         return -lr * g, Momentum(None)
     dampened = g if dampening is None else where(step == 0, g, (1 - dampening) * g)
