@@ -31,7 +31,13 @@ def comparison_with_zero(g, *, lr=1e-3):  # type: ignore[no-untyped-def]
     return where(g == 0, lr, 2.0)
 
 
-CASES = (square_of_a_root(), square_of_a_product(), comparison_with_zero(), tf.chain(tf.lion(), tf.adam()))
+CASES = (
+    square_of_a_root(),
+    square_of_a_product(),
+    comparison_with_zero(),
+    tf.chain(tf.lion(), tf.adam()),
+    tf.chain(tf.adam(), tf.rmsprop(centered=True)),  # optax calls fields of both mu and nu
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
