@@ -29,6 +29,7 @@ class OptaxSchedule:
     """A schedule as optax writes it: any function of the count, evaluated by JAX in whatever precision it has."""
 
     function: Callable[[Any], Any]
+    ndim = 0  # one number, as far as a rule is concerned
 
 
 @dataclass(frozen=True)
