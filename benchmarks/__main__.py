@@ -15,6 +15,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+NOTES = Path(__file__).with_name("NOTES.md")  # what is to be said of targets that were missed
 SUITES = ("torch", "jax")
 THREADS = "2"
 PACKAGES = ("torch", "jax", "jaxlib", "optax", "numpy")
@@ -52,7 +53,8 @@ Each ratio is ours over theirs: the median over interleaved pairs in one run, wi
 148 tensors of 25 M float32 parameters in all unless said.
 
 {os.linesep.join(table)}
-"""
+
+{NOTES.read_text() if NOTES.exists() else ""}"""
     temporary = RESULTS.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(RESULTS)
