@@ -10,6 +10,7 @@ Nothing is changed before everything has been checked.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def prepare(
     saved: Mapping[str, Any],
 ) -> Loaded:
     """Match and check a saved state; `entries` are in the order in which the user gave the parameters."""
-    saved_groups = saved["param_groups"]
+    saved_groups = _groups_of(saved)
     _check_options(rule, fixed, saved_groups)
     entries = _match(rule, entries, param_groups, saved_groups)
     state = {}
@@ -74,6 +75,7 @@ def prepare(
         if values:
             states.check(rule, names, entry.leaf, values, entry.p, entry.where)
             state[entry.p] = _copy_state(rule, names, values, entry.p)
+    _check_nothing_is_lost(rule, names, fixed, param_groups, saved_groups)
     parts = _refine(param_groups, entries)
     same = len(parts) == len(param_groups) == len(saved_groups)
     made = [
@@ -93,6 +95,20 @@ def prepare(
     return Loaded([g for g, _ in made], [own for _, own in made], state, float(updates), model)
 
 
+def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
+    lacking = [key for key in ("state", "param_groups") if not isinstance(saved, Mapping) or key not in saved]
+    if lacking:
+        found = ", ".join(map(repr, list(saved)[:8])) if isinstance(saved, Mapping) else type(saved).__name__
+        raise ValueError(
+            f"this is no optimizer's state_dict: it lacks {' and '.join(map(repr, lacking))}, and is "
+            f"{found or 'empty'}. Give what optimizer.state_dict() returned."
+        )
+    groups: Sequence[Mapping[str, Any]] = saved["param_groups"]
+    if not all(isinstance(group, Mapping) and "params" in group for group in groups):
+        raise ValueError("this is no optimizer's state_dict: a parameter group in it has no 'params'.")
+    return groups
+
+
 def _check_options(rule: Rule, fixed: Mapping[str, bool | float], saved_groups: Sequence[Mapping[str, Any]]) -> None:
     """What chooses the program must be what it was; that Adam's state becomes AdamW's is the user's choice."""
     options = {name: value for link in rule.links for name, value in link.options if isinstance(value, bool)}
@@ -103,6 +119,40 @@ def _check_options(rule: Rule, fixed: Mapping[str, bool | float], saved_groups: 
                     f"the state was saved with {name} = {group[name]}, and {rule.name} has {name} = {value}: "
                     "make the rule with the saved value."
                 )
+
+
+def _check_nothing_is_lost(
+    rule: Rule,
+    names: Names,
+    fixed: Mapping[str, bool | float],
+    param_groups: Sequence[Mapping[str, Any]],
+    saved_groups: Sequence[Mapping[str, Any]],
+) -> None:
+    """Numbers that this rule would never read are another rule's, unless somebody put such into our groups too."""
+    known = _not_loaded(rule, fixed) | grouping.KEYS_OF_OTHERS | set(grouping.ARGUMENTS) | {k.name for k in names.keys}
+    known |= {name for group in param_groups for name, value in group.items() if _says_something(value)}
+    lost = {n: v for group in saved_groups for n, v in group.items() if n not in known and _says_something(v)}
+    if not lost:
+        return
+    remedy = (
+        "put coupled_weight_decay(weight_decay=...) before the rule in a chain, or take the namesake in "
+        "trainfn_torch.optim, such as trainfn_torch.optim.Adam"
+        if list(lost) == ["weight_decay"]
+        else "make the rule that saved it, or take its namesake in trainfn_torch.optim"
+    )
+    raise ValueError(
+        f"the state was saved with {', '.join(f'{n} = {v!r}' for n, v in lost.items())}, which {rule.name} has not and "
+        f"would silently ignore: {remedy}. What is to be ignored, take out of the saved param_groups."
+    )
+
+
+def _says_something(value: Any) -> bool:
+    """Whether a number, or one among several, is not off: 0, False."""
+    if isinstance(value, tuple | list):
+        return any(map(_says_something, value))
+    if isinstance(value, torch.Tensor):
+        return bool((value != 0).any())
+    return isinstance(value, numbers.Real) and float(value) != 0
 
 
 # -- who is who --------------------------------------------------------------------------------------------------------
@@ -197,9 +247,7 @@ def _group(
     if "param_names" in group:
         name_of = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
         new["param_names"] = [name_of[id(p)] for p in params]
-    not_loaded = _FLAGS | fixed.keys() | {"params", "param_names", states.UPDATES}
-    not_loaded |= {f.name for f in rule.fields if f.is_of_model}
-    not_loaded |= {name for link in rule.links for name, _ in link.options}
+    not_loaded = _not_loaded(rule, fixed)
     by_key = {key.name: key for key in names.keys}
     for name, value in saved.items():
         if name in by_key:
@@ -215,6 +263,13 @@ def _group(
             if own.schedules.keys() & set(written):
                 new.pop(mark, None)
     return new, Group(dict(own.schedules))
+
+
+def _not_loaded(rule: Rule, fixed: Mapping[str, bool | float]) -> set[str]:
+    """Keys of a saved group that are no hyperparameters of ours."""
+    options = {name for link in rule.links for name, _ in link.options}
+    of_model = {f.name for f in rule.fields if f.is_of_model}
+    return {*_FLAGS, *fixed, "params", "param_names", states.UPDATES, *of_model, *options}
 
 
 def is_leaf_function(value: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 
 from trainfn_torch import foreach, fused, single
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import LeafUpdate, check_shapes
 
 _BY_NAME: dict[str, ModuleType] = {"fused": fused, "foreach": foreach, "single": single}
 Batches: TypeAlias = list[tuple[ModuleType, list[LeafUpdate]]]
@@ -44,6 +44,9 @@ def batches(leaves: Sequence[tuple[LeafUpdate, ModuleType]]) -> Batches:
 
 def run(batches: Batches, updates: torch.Tensor) -> None:
     """One update of the model, which one execution counts."""
+    for module, leaves in batches:
+        if module is not fused:  # which looks at every tensor as it is, and comes first
+            check_shapes(leaves)
     counter: torch.Tensor | None = updates
     for module, leaves in batches:
         module.step(leaves, counter)

@@ -30,7 +30,7 @@ from trainfn_torch import single
 from trainfn_torch.kernels import cpu, cuda
 from trainfn_torch.kernels.compiler import CannotBuild, load
 from trainfn_torch.kernels.printer import FORMATS, Kernel, device_source, host_source
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import LeafUpdate, check_shapes
 
 _FORMATS: Mapping[torch.dtype, str] = {
     torch.float32: "float32",
@@ -77,6 +77,7 @@ def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool:
             tensors = plan.tensors(leaves)
         return plan.run(leaves, tensors, updates)
     except Refused:
+        check_shapes(leaves)
         single.step(leaves, updates)
         return True
 
@@ -513,6 +514,7 @@ def _combine(groups: Sequence[_Group], level: int) -> None:
     reductions = [r for r in groups[0].kernel.reductions if r.is_global and r.level == level]
     parts = np.array([totals[which] for totals, which in tables])
     for k, r in enumerate(reductions):
-        total = np.max(parts[:, k]) if r.is_max else np.sum(parts[:, k])  # the sums are exact; NaN wins
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            total = np.max(parts[:, k]) if r.is_max else np.sum(parts[:, k])  # the sums are exact; NaN wins
         for totals, which in tables:
             totals[which[k]] = total

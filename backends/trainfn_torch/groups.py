@@ -25,6 +25,7 @@ from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 from trainfn_torch.names import Key, Names
 from trainfn_torch.scalars import evaluate_schedule
+from trainfn_torch.tensors import is_plain
 
 # Keys that are no hyperparameters: torch's own, those its schedulers and loaders keep in a group, and other libraries'.
 KEYS_OF_OTHERS = frozenset(
@@ -34,6 +35,9 @@ KEYS_OF_OTHERS = frozenset(
         *("name", "group_name", "lr_scale", "updates"),
     )
 )
+
+# Arguments of `Optimizer`, which ZeroRedundancyOptimizer also writes into every group.
+ARGUMENTS = ("rule", "execution", "unscales", "fixed")
 
 # What torch's LRSchedulers leave in a group whose hyperparameters they write.
 MARKS_OF_SCHEDULERS = {"initial_lr": ("lr",), "base_momentum": ("b1", "momentum")}
@@ -124,12 +128,14 @@ def fill(
 
 
 def one_number(rule: Rule, name: str, value: Any) -> Any:
-    """A number of a group, checked: a Python number, or a tensor of one element."""
+    """A number of a group, checked: a Python number, or a tensor of one element, whose number is checked on the CPU."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ValueError(
                 f"Tensor {name} must be 1-element; {rule.name} was given one of shape {tuple(value.shape)}."
             )
+        if value.device.type == "cpu" and is_plain(value):  # elsewhere asking would wait, or there is no number
+            hyperparameters.check(rule.name, name, value.item())
         return value
     value = hyperparameters.check(rule.name, name, value)
     if not isinstance(value, float):

@@ -16,7 +16,7 @@ same list of the same objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -64,6 +64,25 @@ class LeafUpdate:
     def is_coupled(self) -> bool:
         """Whether the leaves of the model need each other, and must be handed to one execution together."""
         return bool(self.model) or _reduces_over_model(self.program)
+
+
+class Reshaped(ValueError):
+    """A leaf's tensors are of several shapes; nothing has been written."""
+
+    def __init__(self, leaf: LeafUpdate, name: str, x: torch.Tensor) -> None:
+        super().__init__(f"its shape is {tuple(leaf.p.shape)}, and its {name} has shape {tuple(x.shape)}")
+        self.leaf = leaf
+
+
+def check_shapes(leaves: Sequence[LeafUpdate]) -> None:
+    """Raise if a parameter was given another shape than its gradient or state has."""
+    for leaf in leaves:
+        shape = leaf.p.shape
+        if leaf.g.shape != shape:
+            raise Reshaped(leaf, "gradient", leaf.g)
+        for name, x in leaf.state.items():
+            if x.shape != shape and leaf.is_array(name):
+                raise Reshaped(leaf, f"state {name}", x)
 
 
 @lru_cache(maxsize=4096)

@@ -24,6 +24,7 @@ from trainfn_torch import checkpoint, compiled, executions, pickling
 from trainfn_torch import groups as grouping
 from trainfn_torch import state as states
 from trainfn_torch.groups import Group
+from trainfn_torch.leaf import Reshaped
 from trainfn_torch.names import Names
 from trainfn_torch.plan import Plan, Slot
 from trainfn_torch.tensors import is_overlapping, is_sharded, plain, real
@@ -31,8 +32,6 @@ from trainfn_torch.tensors import is_overlapping, is_sharded, plain, real
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 # Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
 _KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
-# Arguments of the constructor, which ZeroRedundancyOptimizer also writes into every group.
-_ARGUMENTS = ("rule", "execution", "unscales", "fixed")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -129,7 +128,7 @@ class Optimizer(torch.optim.Optimizer):
         for leaf, p in zip(leaves, tensors, strict=True):
             _check_parameter(p, leaf)
         model = {f.name for f in self.rule.fields if f.is_of_model}
-        ours = {*model, *self._fixed, *_ARGUMENTS, states.UPDATES}
+        ours = {*model, *self._fixed, *grouping.ARGUMENTS, states.UPDATES}
         others = {k: v for k, v in given.items() if k not in ours}
         values = {**self.rule.hyper, **grouping.normalise(self.rule, self._names, others)}
         resolved = [grouping.resolve(self.rule, values, leaf) for leaf in leaves or [Leaf()]]
@@ -213,9 +212,23 @@ class Optimizer(torch.optim.Optimizer):
             self._plan = None
             self._plan = self._make_plan(rules, params, grads)
         if self._plan.slots:
-            self._plan.run(grads, self._updates)
+            try:
+                self._plan.run(grads, self._updates)
+            except Reshaped as error:
+                raise self._explained(error) from None
             for group, own in self._both():
                 grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+
+    def _explained(self, error: Reshaped) -> ValueError:
+        """The error about a leaf as one about the parameter."""
+        slot = next(slot for slot in self._slots.values() if slot.leaf is error.leaf)
+        where = next(
+            _describe(group, i) for group in self.param_groups for i, p in enumerate(group["params"]) if p is slot.p
+        )
+        return ValueError(
+            f"{where}: {error}. A parameter keeps its shape while an optimizer has it; if it was replaced (`p.data = "
+            "...`), drop its state, `del optimizer.state[p]`, and its gradient, or make another optimizer."
+        )
 
     def _both(self) -> Iterable[tuple[dict[str, Any], Group]]:
         return zip(self.param_groups, self._groups, strict=True)

@@ -57,9 +57,9 @@ def placed_like(g: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 def is_overlapping(x: torch.Tensor) -> bool:
     """Whether several elements surely share memory, as after `expand`: such a tensor cannot be written."""
-    return x.layout is torch.strided and any(
-        stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True)
-    )
+    if x.layout is not torch.strided or x.numel() == 0:
+        return False
+    return any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
 def reduce_over_mesh(op: str, part: Any, leaf: torch.Tensor) -> Any:

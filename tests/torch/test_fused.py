@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,19 @@ from tests.catalogue import ROWS, Row
 from tests.executions import Arrays, Trajectory, run_reference
 from tests.inputs import numbers, uniform_bits, with_specials
 from tests.torch.fused_runs import Arrange, Model, as_tensor, run_fused
-from trainfn.verbs import global_dot, global_max, global_norm, leaf_max, leaf_norm, leaf_sum, minimum, sign, sqrt, where
+from trainfn.verbs import (
+    global_dot,
+    global_max,
+    global_norm,
+    global_sum,
+    leaf_max,
+    leaf_norm,
+    leaf_sum,
+    minimum,
+    sign,
+    sqrt,
+    where,
+)
 
 SHAPES: tuple[tuple[int, ...], ...] = ((17, 5), (), (0,), (1,), (15,), (16,), (3, 2, 5, 4))
 LARGE: tuple[tuple[int, ...], ...] = ((211, 317), (7,), (40_000,))
@@ -165,7 +178,7 @@ def test_any_magnitudes(key: int, sizes: list[int], decades: int, exponent: int,
 
 
 class Moved(NamedTuple):
-    g: tf.Array
+    gradient: tf.Array
     minus_p: tf.Array
     chosen: tf.Array
     largest: tf.LeafScalar
@@ -376,6 +389,23 @@ def test_a_leaf_that_is_not_finite_holds_all() -> None:
     grads["w0"][3, 2] = np.inf
     before = model.snapshot()
     assert not model.step(grads)
+    assert_same_bits(before, model.snapshot())
+
+
+@tf.rule
+def divided_by_its_sum(g: Any, *, lr: Any = 0.1) -> Any:
+    return -lr * g / global_sum(g)
+
+
+def test_infinities_of_both_signs_in_unlike_leaves() -> None:
+    params = {"w0": numbers(1, (3,)), "w1": numbers(2, (4,)).astype(ml_dtypes.bfloat16)}
+    model = Model(tf.skip_if_not_finite(divided_by_its_sum()), params)
+    grads = {k: np.ones_like(p) for k, p in params.items()}
+    grads["w0"][1], grads["w1"][2] = np.inf, -np.inf
+    before = model.snapshot()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not model.step(grads)
     assert_same_bits(before, model.snapshot())
 
 

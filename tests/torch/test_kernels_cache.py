@@ -156,6 +156,15 @@ def test_a_home_that_cannot_be_written(home: Path, tmp_path: Path, monkeypatch: 
     assert answer(path) == 14
 
 
+def test_a_temporary_directory_is_removed_without_a_warning(home: Path) -> None:
+    home.write_text("a file where a directory should be")
+    program = "import sys; from trainfn_torch.kernels import compiler; print(compiler.build(sys.argv[1]).parent)"
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", program, SOURCE % 20]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "Warning" not in done.stderr
+    assert not Path(done.stdout.strip()).exists()
+
+
 def test_a_full_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing into the cache fails; the kernel is built in a temporary directory."""
     directory = compiler.cache_directory()

@@ -17,7 +17,7 @@ from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, pa
 from trainfn.rule import rule
 from trainfn.schedules import linear
 from trainfn.trace import Array, LeafScalar, ModelPair, ModelScalar
-from trainfn.verbs import apply_if, global_norm, leaf_max, leaf_sum
+from trainfn.verbs import apply_if, global_norm, global_sum, leaf_max, leaf_sum
 
 DECAY = linear(start=0.1, stop=0.0, steps=10)
 BY_SHAPE = tf.adamw(weight_decay=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0)
@@ -43,7 +43,7 @@ def keeps_numbers(state: Numbers, g: Any, *, lr: Any = 0.1) -> Any:
     norm = 0.5 * state.norm + global_norm(g)
     largest = leaf_max(abs(g)) + 0.25 * state.largest
     m = 0.9 * state.m + g
-    return -lr * m / (norm + largest + 1), Numbers(m, largest, norm, state.sum + 1 / 3 + leaf_sum(g * 0.0))
+    return -lr * m / (norm + largest + 1), Numbers(m, largest, norm, state.sum + 1 / 3 + global_sum(g * 0.0))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -429,6 +429,8 @@ def test_the_users_own_group_dictionary_is_used() -> None:
 BAD_NUMBERS = [
     ({"lr": -1.0}, ValueError, "adamw: lr = -1.0 must be at least 0"),
     ({"lr": math.nan}, ValueError, "lr = nan"),
+    ({"lr": torch.tensor(-1.0)}, ValueError, "adamw: lr = -1.0 must be at least 0"),
+    ({"betas": (0.9, torch.tensor([math.nan]))}, ValueError, "b2 = nan"),
     ({"lr": "fast"}, TypeError, "lr = 'fast' is no hyperparameter"),
     ({"lr": torch.ones(2)}, ValueError, "Tensor lr must be 1-element"),
     ({"betas": (0.9,)}, ValueError, r"betas = \(0.9,\) must be a tuple of 2: b1, b2"),
@@ -460,6 +462,12 @@ def test_bad_numbers_put_into_a_group_are_named_and_change_nothing(given: Any, k
         optimizer.step()
     assert_same_bits(before, {name: p.detach() for name, p in params.items()})
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("lr", [-1.0, math.nan])
+def test_a_bad_number_in_a_tensor_makes_no_optimizer(lr: float) -> None:
+    with pytest.raises(ValueError, match=f"lr = {lr} must be at least 0"):
+        optimizer_of(parameters(), tf.adamw(lr=torch.tensor(lr)))
 
 
 def test_a_missing_number_and_a_schedule_put_into_a_group_are_errors() -> None:
@@ -529,6 +537,34 @@ def test_integer_and_expanded_parameters_are_named() -> None:
     wide = torch.nn.Parameter(torch.zeros(1).expand(4))
     with pytest.raises(ValueError, match=r"parameter 'wide' is expanded.*contiguous"):
         optimizer_of({"wide": wide}, tf.adamw())
+
+
+def test_an_empty_parameter_is_not_expanded() -> None:
+    empty = torch.tensor(np.zeros((0, 4), "f4")).requires_grad_()
+    assert empty.stride() == (0, 0)
+    optimizer = optimizer_of({"empty": empty}, tf.adamw())
+    empty.grad = torch.zeros_like(empty)
+    optimizer.step()
+    assert float(optimizer.state[empty]["step"]) == 1
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("has_new_gradient", [False, True])
+@pytest.mark.parametrize("shape", [(2, 5), (15,)])
+def test_a_reshaped_parameter_is_named_and_nothing_changes(
+    execution: str, shape: tuple[int, ...], has_new_gradient: bool
+) -> None:
+    params = parameters()
+    optimizer = optimizer_of(dict(reversed(params.items())), tf.adamw(), execution=execution)
+    give_gradients(params, 1)
+    optimizer.step()
+    params["weight"].data = torch.ones(shape)
+    if has_new_gradient:
+        give_gradients(params, 2)
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"parameter 'weight': its shape is .*, and its .* has shape \(3, 5\)"):
+        optimizer.step()
+    assert_same_bits(before, snapshot(optimizer))
 
 
 def test_a_sparse_gradient_is_named_and_nothing_changes() -> None:

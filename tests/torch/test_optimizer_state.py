@@ -178,6 +178,47 @@ def test_a_state_of_another_rule_or_option_is_refused() -> None:
         plain.load_state_dict(nesterov.state_dict())
 
 
+@pytest.mark.parametrize("saved", [{}, {"state": {}}, {"model": 1}, [], {"state": {}, "param_groups": [{"lr": 1.0}]}])
+def test_what_is_no_state_dict_is_refused(saved: Any) -> None:
+    _, optimizer = trained(tf.adamw())
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match="this is no optimizer's state_dict"):
+        optimizer.load_state_dict(saved)
+    assert_same_bits(before, snapshot(optimizer))
+
+
+def test_numbers_the_rule_would_ignore_are_refused_by_name() -> None:
+    params, optimizer = trained(tf.sgd())
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"betas = \(0.9, 0.999\), eps = 1e-08, weight_decay = .*sgd has not"):
+        optimizer.load_state_dict(optimizer_of(params, tf.adamw()).state_dict())
+    assert_same_bits(before, snapshot(optimizer))
+    adam = trainfn_torch.Optimizer(params.values(), tf.adam())
+    theirs = torch.optim.Adam(params.values(), weight_decay=0.1)
+    for _ in range(2):  # without state, and with it
+        with pytest.raises(
+            ValueError, match=r"weight_decay = 0.1, which adam has not.*coupled_weight_decay.*optim.Adam"
+        ):
+            adam.load_state_dict(theirs.state_dict())
+        give_gradients(params, 1)
+        theirs.step()
+    assert "weight_decay" not in adam.param_groups[0]
+    trainfn_torch.optim.Adam(params.values()).load_state_dict(theirs.state_dict())
+
+
+def test_keys_that_change_no_result_are_loaded_from_torch() -> None:
+    params = parameters()
+    theirs = torch.optim.Adam(params.items(), foreach=True, capturable=False, maximize=True)
+    torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.1, total_steps=10)
+    theirs.param_groups[0].update(mine=0.0, label="head", absent=None)
+    adam = optimizer_of(params, tf.adam())
+    adam.load_state_dict(theirs.state_dict())
+    assert (adam.param_groups[0]["maximize"], adam.param_groups[0]["label"]) == (True, "head")
+    adam.param_groups[0]["layer"] = 3  # the user's own: what our groups have too is loaded
+    adam.load_state_dict(adam.state_dict())
+    assert adam.param_groups[0]["layer"] == 3
+
+
 def test_hooks_around_saving_and_loading() -> None:
     _, optimizer = trained(tf.adamw())
     saved = optimizer.state_dict()

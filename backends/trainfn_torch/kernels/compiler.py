@@ -9,6 +9,7 @@ can be kept (read-only home, full disk), a kernel lives in a private temporary d
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
@@ -20,6 +21,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -149,8 +151,16 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="trainfn-", ignore_cleanup_errors=True)
+def _temporary_directory() -> Path:
+    """A directory that is removed when the process that made it ends; its forks leave it alone."""
+    directory = Path(tempfile.mkdtemp(prefix="trainfn-"))
+    atexit.register(_remove, directory, os.getpid())
+    return directory
+
+
+def _remove(directory: Path, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def find(directory: Path, name: str) -> Path | None:
@@ -219,13 +229,16 @@ def build(source: str) -> Path:
     raise CannotBuild("no kernel could be built: " + "; ".join(problems))
 
 
-def _directories() -> list[Path]:
+def _directories() -> Iterator[Path]:
+    """Where a kernel may be kept, the best place first; a temporary one is made only if it is needed."""
     kept = cache_directory()
+    if kept is not None:
+        yield kept
     try:
-        temporary = [Path(_temporary_directory().name)]
+        temporary = _temporary_directory()
     except OSError:
-        temporary = []
-    return [*([kept] if kept else []), *temporary]
+        return
+    yield temporary
 
 
 def _native() -> str:
