@@ -76,7 +76,7 @@ class RAdam(Optimizer):
         b1, b2 = betas
         rule = rules.radam(lr=lr, b1=b1, b2=b2, eps=eps, eps_before_debias=True)
         if decoupled_weight_decay:
-            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay, lr=lr))
+            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
         else:
             rule = _coupled(weight_decay, rule)
         super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)

@@ -374,3 +374,21 @@ def test_a_compiled_step_after_another_change_of_the_parameters() -> None:
     p.grad = torch.ones(1)
     run()
     assert p.item() == 2.0 * 0.5 - 1.0 + 8.0
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adam", "RAdam"])
+def test_a_scheduler_drives_the_whole_step_with_decoupled_decay(name: str) -> None:
+    """One `lr` in the group, for the rule and its decay, as in torch."""
+    options = {} if name == "AdamW" else {"decoupled_weight_decay": True}
+    moved = {}
+    for library in (torch.optim, trainfn_torch.optim):
+        p = torch.full((3,), 2.0, dtype=torch.float64, requires_grad=True)
+        optimizer = getattr(library, name)([p], lr=0.1, weight_decay=0.1, **options)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.01)
+        for _ in range(3):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+            scheduler.step()
+        assert [k for k in optimizer.param_groups[0] if k.endswith("lr")] == ["lr", "initial_lr"]
+        moved[library] = p.detach() - 2.0
+    torch.testing.assert_close(moved[trainfn_torch.optim], moved[torch.optim], rtol=1e-6, atol=0)
