@@ -464,7 +464,7 @@ def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -
             supplied[name] = graph.input(name, Sort.SCALAR)
     keywords = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
     result, local = _call_and_watch(definition, [supplied[n] for n in definition.positional], keywords)
-    _label(graph, local, g)
+    _label(graph, local)
     if "inner" in definition.positional and len(calls) != 1:
         raise TraceError(f"rule {definition.name} called its inner rule {len(calls)} times; it must do so once.")
     if definition.state is None:
@@ -573,7 +573,7 @@ def _call_and_watch(definition: Definition, args: list[Any], kwargs: dict[str, A
         sys.setprofile(before)
 
 
-def _label(graph: Graph, local: Mapping[str, Any], g: Any) -> None:
+def _label(graph: Graph, local: Mapping[str, Any]) -> None:
     for name, value in local.items():
         if isinstance(value, Value) and value.node.op not in ("input", "const"):
             graph.labels.setdefault(value.index, name)

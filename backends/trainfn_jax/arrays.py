@@ -19,7 +19,7 @@ from jax import Array, lax
 from trainfn.interpret import Call
 from trainfn_jax import reductions
 from trainfn_jax.primitives import flush, opaque, pin
-from trainfn_jax.scalars import FLOAT64, is_zero, narrow
+from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -128,12 +128,7 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "sqrt": lax.sqrt,
     "neg": lax.neg,
     "abs": lax.abs,
-    "lt": lax.lt,
-    "le": lax.le,
-    "eq": lax.eq,
-    "and": lax.bitwise_and,
-    "or": lax.bitwise_or,
-    "not": lax.bitwise_not,
+    **CONDITIONS,
     "where": _where,
     "pin": pin,
     "flush": flush,

@@ -109,6 +109,16 @@ def _where(condition: Any, x: Any, y: Any) -> Array:
     return lax.select(condition, x, y)
 
 
+# Comparisons and logic, which are the same for scalars and arrays.
+CONDITIONS: Mapping[str, Callable[..., Any]] = {
+    "lt": lax.lt,
+    "le": lax.le,
+    "eq": lax.eq,
+    "and": lax.bitwise_and,
+    "or": lax.bitwise_or,
+    "not": lax.bitwise_not,
+}
+
 _TRACED: Mapping[str, Callable[..., Any]] = {
     "add": _add,
     "sub": _sub,
@@ -121,12 +131,7 @@ _TRACED: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
-    "lt": lax.lt,
-    "le": lax.le,
-    "eq": lax.eq,
-    "and": lax.bitwise_and,
-    "or": lax.bitwise_or,
-    "not": lax.bitwise_not,
+    **CONDITIONS,
     "where": _where,
 }
 

@@ -21,7 +21,7 @@ from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
 from trainfn_torch.leaf import LeafUpdate
-from trainfn_torch.scalars import TABLE, combine, is_host, load, on
+from trainfn_torch.scalars import CONDITIONS, TABLE, combine, is_host, load, on
 from trainfn_torch.single import (
     REDUCTIONS,
     array_state,
@@ -197,20 +197,10 @@ def _arrays(batch: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
         "sqrt": sqrt,
         "neg": torch._foreach_neg,
         "abs": torch._foreach_abs,
-        **{op: partial(_each, function, compute) for op, function in _BY_TENSOR.items()},
+        **{op: partial(_each, function, compute) for op, function in CONDITIONS.items()},
         "where": partial(_where, compute),
         **{op: partial(reduction, op) for op in REDUCTIONS},
         "meet": meet,
         "stored": stored,
         "fill": fill,
     }
-
-
-_BY_TENSOR: Mapping[str, Callable[..., torch.Tensor]] = {
-    "lt": torch.lt,
-    "le": torch.le,
-    "eq": torch.eq,
-    "and": torch.logical_and,
-    "or": torch.logical_or,
-    "not": torch.logical_not,
-}

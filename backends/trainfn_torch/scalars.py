@@ -58,6 +58,16 @@ def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.T
     return torch.where(condition, x, y)
 
 
+# Comparisons and logic, which are the same for scalars, arrays and lists of arrays.
+CONDITIONS: Mapping[str, Callable[..., torch.Tensor]] = {
+    "lt": torch.lt,
+    "le": torch.le,
+    "eq": torch.eq,
+    "and": torch.logical_and,
+    "or": torch.logical_or,
+    "not": torch.logical_not,
+}
+
 _ON_DEVICE: Mapping[str, Callable[..., Any]] = {
     "add": torch.add,
     "sub": torch.sub,
@@ -70,12 +80,7 @@ _ON_DEVICE: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
-    "lt": torch.lt,
-    "le": torch.le,
-    "eq": torch.eq,
-    "and": torch.logical_and,
-    "or": torch.logical_or,
-    "not": torch.logical_not,
+    **CONDITIONS,
     "where": _where,
 }
 

@@ -23,7 +23,7 @@ from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn_torch.leaf import LeafUpdate
-from trainfn_torch.scalars import TABLE, is_host, load, on
+from trainfn_torch.scalars import CONDITIONS, TABLE, is_host, load, on
 from trainfn_torch.tensors import is_plain, plain, reduce_over_mesh
 
 # `trainfn.reference` says why a product is flushed below this rather than below the smallest normal number.
@@ -217,12 +217,7 @@ _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "sqrt": exact_sqrt,
     "neg": torch.neg,
     "abs": torch.abs,
-    "lt": torch.lt,
-    "le": torch.le,
-    "eq": torch.eq,
-    "and": torch.logical_and,
-    "or": torch.logical_or,
-    "not": torch.logical_not,
+    **CONDITIONS,
     "where": torch.where,
 }
 
