@@ -13,10 +13,10 @@ from typing import TypeAlias
 import torch
 
 from trainfn_torch import foreach, fused, single
-from trainfn_torch.leaf import LeafUpdate, check_shapes
+from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
 
 _BY_NAME: dict[str, ModuleType] = {"fused": fused, "foreach": foreach, "single": single}
-Batches: TypeAlias = list[tuple[ModuleType, list[LeafUpdate]]]
+Batches: TypeAlias = list[tuple[ModuleType, Batch]]
 _FROM_FASTEST = (fused, foreach, single)
 
 
@@ -38,16 +38,16 @@ def batches(leaves: Sequence[tuple[LeafUpdate, ModuleType]]) -> Batches:
     """What each execution is to take; where leaves need each other all go to the slowest, which takes them all."""
     modules = sorted({module for _, module in leaves}, key=_FROM_FASTEST.index)
     if len(modules) > 1 and leaves[0][0].is_coupled:
-        return [(modules[-1], [leaf for leaf, _ in leaves])]
-    return [(module, [leaf for leaf, its in leaves if its is module]) for module in modules]
+        return [(modules[-1], Batch([leaf for leaf, _ in leaves]))]
+    return [(module, Batch([leaf for leaf, its in leaves if its is module])) for module in modules]
 
 
 def run(batches: Batches, updates: torch.Tensor) -> None:
     """One update of the model, which one execution counts."""
-    for module, leaves in batches:
+    for module, batch in batches:
         if module is not fused:  # which looks at every tensor as it is, and comes first
-            check_shapes(leaves)
+            check_shapes(batch.leaves)
     counter: torch.Tensor | None = updates
-    for module, leaves in batches:
-        module.step(leaves, counter)
+    for module, batch in batches:
+        module.step(batch, counter)
         counter = None

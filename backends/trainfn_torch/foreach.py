@@ -20,7 +20,7 @@ from trainfn import reference
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.scalars import CONDITIONS, TABLE, combine, is_host, load, on
 from trainfn_torch.single import (
     REDUCTIONS,
@@ -45,34 +45,35 @@ def accepts(leaf: LeafUpdate) -> bool:
 
 
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool | torch.Tensor:
+def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
+    leaves = batch.leaves
     total = float(sum(leaf.p.numel() for leaf in leaves))
-    batches = _batches(leaves)
+    bundles = _bundles(leaves)
     applied: Any = True
     if "applied" in leaves[0].program.output:
-        applied = is_applied([_call(batch, total, ("applied",)) for batch in batches])
+        applied = is_applied([_call(bundle, total, ("applied",)) for bundle in bundles])
         if applied is False:
             return False
-    together = [batches] if leaves[0].is_coupled else [[batch] for batch in batches]
+    together = [bundles] if leaves[0].is_coupled else [[bundle] for bundle in bundles]
     for some in together:
-        results = run([_call(batch, total, written(batch[0])) for batch in some], TABLE)
-        for batch, result in zip(some, results, strict=True):
-            _store(batch, result, applied)
+        results = run([_call(bundle, total, written(bundle[0])) for bundle in some], TABLE)
+        for bundle, result in zip(some, results, strict=True):
+            _store(bundle, result, applied)
     count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], applied)
     return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
 
 
-def _batches(leaves: Sequence[LeafUpdate]) -> list[list[LeafUpdate]]:
+def _bundles(leaves: Sequence[LeafUpdate]) -> list[list[LeafUpdate]]:
     """Leaves that one pass can take together: one program, equal scalars, one dtype and device."""
-    batches: dict[Any, list[LeafUpdate]] = {}
+    bundles: dict[Any, list[LeafUpdate]] = {}
     for i, leaf in enumerate(leaves):
         own = i if _has_numbers_of_leaf(leaf.program, frozenset(leaf.model)) else None
         step = load(leaf.step)
         age = step if is_host(step) else leaf.age
         key = (id(leaf.program), id(leaf.hyper), age, leaf.p.dtype, leaf.p.device, own)
-        batches.setdefault(key, []).append(leaf)
-    return list(batches.values())
+        bundles.setdefault(key, []).append(leaf)
+    return list(bundles.values())
 
 
 @lru_cache(maxsize=4096)
@@ -87,24 +88,24 @@ def _has_numbers_of_leaf(program: Program, model: frozenset[str]) -> bool:
     )
 
 
-def _call(batch: Sequence[LeafUpdate], total: float, outputs: Sequence[str]) -> Call:
-    first = batch[0]
+def _call(bundle: Sequence[LeafUpdate], total: float, outputs: Sequence[str]) -> Call:
+    first = bundle[0]
     program = lower(first.program.keep(outputs))
     compute = compute_dtype(first.p.dtype)
     stored = {
-        "p": [leaf.p for leaf in batch],
-        "g": [leaf.g for leaf in batch],
-        **{f"state.{k}": [leaf.state[k] for leaf in batch] for k in array_state(first)},
+        "p": [leaf.p for leaf in bundle],
+        "g": [leaf.g for leaf in bundle],
+        **{f"state.{k}": [leaf.state[k] for leaf in bundle] for k in array_state(first)},
     }
     read = {name: [x.to(compute) for x in stored[name]] for name in program.inputs(Sort.ARRAY)}
-    return Call(program, {**read, **scalar_inputs(first, total)}, _arrays(batch))
+    return Call(program, {**read, **scalar_inputs(first, total)}, _arrays(bundle))
 
 
-def _store(batch: Sequence[LeafUpdate], result: Mapping[str, Any], applied: Any) -> None:
-    _copy([leaf.p for leaf in batch], result["p"], applied)
-    for name in array_state(batch[0]):
-        _copy([leaf.state[name] for leaf in batch], result[f"state.{name}"], applied)
-    for leaf in batch if len(batch) == 1 else batch[:1]:  # what several leaves share is the model's
+def _store(bundle: Sequence[LeafUpdate], result: Mapping[str, Any], applied: Any) -> None:
+    _copy([leaf.p for leaf in bundle], result["p"], applied)
+    for name in array_state(bundle[0]):
+        _copy([leaf.state[name] for leaf in bundle], result[f"state.{name}"], applied)
+    for leaf in bundle if len(bundle) == 1 else bundle[:1]:  # what several leaves share is the model's
         store_scalars(leaf, result, applied)
 
 
@@ -155,9 +156,9 @@ def _where(compute: torch.dtype, condition: Any, x: Any, y: Any) -> Any:
     return _each(torch.where, compute, condition, x, y)
 
 
-def _arrays(batch: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
+def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
     """How torch computes a program's operations on these leaves."""
-    storage, device = batch[0].p.dtype, batch[0].p.device
+    storage, device = bundle[0].p.dtype, bundle[0].p.device
     compute = compute_dtype(storage)
 
     def meet(x: Any) -> Any:
@@ -172,7 +173,7 @@ def _arrays(batch: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
 
     def fill(x: Any) -> list[torch.Tensor]:
         value = _tensor(meet(x), compute, device)
-        return [value.expand(leaf.p.shape) for leaf in batch]
+        return [value.expand(leaf.p.shape) for leaf in bundle]
 
     def reduction(op: str, *operands: Any) -> Any:
         numbers = [x for x in operands if not isinstance(x, list | tuple)]

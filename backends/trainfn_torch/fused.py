@@ -2,8 +2,9 @@
 
 Leaves that share a program and dtypes form one group, whatever their hyperparameters, shapes and step counts; a step
 costs one call per pass and group.  What a kernel is told about tensors (addresses, sizes) is kept from step to step in
-a plan.  Each step checks, of every tensor it is handed, that type, dtype, device, shape, strides and lazy bits are
-those the plan was made for, and reads its address anew; nothing is assumed of a tensor because it was there before.
+a plan, which the batch of leaves holds.  Each step checks, of every tensor it is handed, that type, dtype, device,
+shape, strides and lazy bits are those the plan was made for, and reads its address anew; nothing is assumed of a tensor
+because it was there before.  With many small tensors this is what a step costs.
 
 Kernels read and write memory directly, so they take plain tensors only: of type Tensor or Parameter, strided, without
 holes or overlaps, states laid out like their parameter.  A gradient in another layout is copied into the parameter's.
@@ -13,13 +14,11 @@ Where memory turns out to be shared between leaves, or cannot be told apart, the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
-from operator import is_
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from trainfn_torch import single
 from trainfn_torch.kernels import cpu, cuda
 from trainfn_torch.kernels.compiler import CannotBuild, load
 from trainfn_torch.kernels.printer import FORMATS, Kernel, device_source, host_source
-from trainfn_torch.leaf import LeafUpdate, check_shapes
+from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
 
 _FORMATS: Mapping[torch.dtype, str] = {
     torch.float32: "float32",
@@ -40,8 +39,8 @@ _FORMATS: Mapping[torch.dtype, str] = {
 }
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-# Of the first leaf of a step; a leaf that is gone takes its plan along.
-_plans: WeakKeyDictionary[LeafUpdate, _Plan] = WeakKeyDictionary()
+# As many tensors as the processor's nearest caches hold while they are looked at.
+_STRETCH = 250
 
 
 class Refused(ValueError):
@@ -67,18 +66,22 @@ def _warn(message: str) -> None:
 
 
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool:
+def step(batch: Batch, updates: torch.Tensor | None) -> bool:
     """Carry out an update of these leaves in place; False if the rule decided that nothing happens."""
-    plan = _plans.get(leaves[0])
-    tensors = plan.tensors_if_fitting(leaves) if plan is not None else None
+    leaves = batch.leaves
+    grads = [leaf.g for leaf in leaves]
+    plan: _Plan | None = batch.kept
     try:
-        if plan is None or tensors is None:
-            plan = _plans[leaves[0]] = _Plan(leaves)
-            tensors = plan.tensors(leaves)
-        return plan.run(leaves, tensors, updates)
+        if plan is None or not plan.look_at(grads):
+            plan = batch.kept = None
+            plan = _Plan(leaves)
+            if not plan.look_at(grads):
+                raise Refused("the tensors changed meanwhile")
+            batch.kept = plan
+        return plan.run(updates)
     except Refused:
         check_shapes(leaves)
-        single.step(leaves, updates)
+        single.step(batch, updates)
         return True
 
 
@@ -219,32 +222,26 @@ class _Group:
         arrays = [n.removeprefix("state.") for n in self.kernel.buffers if n.startswith("state.")]
         return (*arrays, *_state_names(self.kernel.program)[1])
 
-    @property
-    def columns(self) -> int:
-        """How many tensors a leaf has: p, g, the state, the step."""
-        return len(self.states) + 3
-
-    def tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
-        """All tensors of the group's leaves, column by column."""
-        members = leaves if len(self.members) == len(leaves) else [leaves[i] for i in self.members]
-        states = [leaf.state for leaf in members]
-        tensors = [leaf.p for leaf in members] + [leaf.g for leaf in members]
+    def written(self, leaves: Sequence[LeafUpdate]) -> Iterator[list[torch.Tensor]]:
+        """All tensors of the group's leaves but the gradients, column by column: p, the state, the step."""
+        members = [leaves[i] for i in self.members]
+        yield [leaf.p for leaf in members]
         for name in self.states:
-            tensors += [state[name] for state in states]
-        return tensors + [leaf.step for leaf in members]
+            yield [leaf.state[name] for leaf in members]
+        yield [leaf.step for leaf in members]
 
-    def write_addresses(self, addresses: np.ndarray[Any, Any]) -> None:
-        """`addresses` has a row for each column."""
+    def write_addresses(self, written: np.ndarray[Any, Any] | None, grads: np.ndarray[Any, Any]) -> None:
+        """`written` has a row for each column of the tensors written, or is None if they are where they were."""
         launcher, kernel = self.launcher, self.kernel
-        arrays = len(kernel.formats)
-        launcher.buffers[:] = addresses[:arrays].T
-        _, fields = _state_names(kernel.program)
-        row = {name: arrays + i for i, name in enumerate(fields)}
-        for i, name in enumerate(kernel.scalar_states):
-            stored, offset = _field_and_offset(name.removeprefix("state."))
-            launcher.scalar_states[:, i] = addresses[row[stored]] + np.uint64(offset)
-        launcher.steps[:] = addresses[-1]
-
+        launcher.buffers[:, kernel.buffers["g"]] = grads[self.members]
+        if written is not None:
+            row = {name: i for i, name in enumerate(("p", *(f"state.{name}" for name in self.states)))}
+            for name in kernel.buffers.keys() - {"g"}:
+                launcher.buffers[:, kernel.buffers[name]] = written[row[name]]
+            for i, name in enumerate(kernel.scalar_states):
+                stored, offset = _field_and_offset(name)
+                launcher.scalar_states[:, i] = written[row[stored]] + np.uint64(offset)
+            launcher.steps[:] = written[-1]
         launcher.addresses_changed()
 
     def read_hyperparameters(self) -> None:
@@ -258,8 +255,6 @@ class _Plan:
     """Everything about a step that stays while the optimizer's tensors stay what they are."""
 
     def __init__(self, leaves: Sequence[LeafUpdate]) -> None:
-        self._programs = [leaf.program for leaf in leaves]
-        self._hypers = [leaf.hyper for leaf in leaves]
         programs = _lowered(leaves)
         for i, leaf in enumerate(leaves):
             problem = _refusal(leaf, programs[i])
@@ -269,72 +264,62 @@ class _Plan:
         _check_agreement(self.groups)
         _make_launchers(self.groups)
         self._elements = float(sum(group.launcher.elements for group in self.groups))
-        # Gradients to be copied, by leaf: into the parameter's layout, and out of lazy negation.
-        self._to_copy = [i for i, x in enumerate(leaves) if _must_be_copied(x.g, x.p)]
-        self._same = _metadata_check(self.tensors(leaves))
-        self._addresses: list[int] = []
+        columns = [list(group.written(leaves)) for group in self.groups]
+        self._shapes = [(len(c), len(group.members)) for c, group in zip(columns, self.groups, strict=True)]
+        self._written = _stretches(list(chain.from_iterable(chain.from_iterable(columns))))
+        self._checks = [_metadata_check(stretch) for stretch in self._written]
+        grads = _stretches([leaf.g for leaf in leaves])
+        self._checks_of_grads = [_metadata_check(stretch) for stretch in grads]
+        # Gradients to be copied: into the parameter's layout, and out of lazy negation.
+        self._to_copy = {i: leaf.p for i, leaf in enumerate(leaves) if _must_be_copied(leaf.g, leaf.p)}
+        self._copies: list[torch.Tensor] = []
+        self._addresses: tuple[list[int], list[int]] = ([], [])
+        self._intervals = np.empty((0, 2), np.uint64)
 
-    def tensors(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor]:
-        """Every tensor of the step: by group, then by column, then by leaf."""
-        if len(self.groups) == 1:
-            return self.groups[0].tensors(leaves)
-        return [x for group in self.groups for x in group.tensors(leaves)]
+    def look_at(self, grads: list[torch.Tensor]) -> bool:
+        """Whether this plan is one for these gradients, and its own tensors are still what they were; where all are."""
+        written: list[int] = []
+        for same, stretch in zip(self._checks, self._written, strict=True):
+            if not same(stretch):
+                return False
+            written += map(torch.Tensor.data_ptr, stretch)
+        for same, stretch in zip(self._checks_of_grads, _stretches(grads), strict=True):
+            if not same(stretch):
+                return False
+        self._copies = [_copied(grads[i], p) for i, p in self._to_copy.items()]
+        for i, g in zip(self._to_copy, self._copies, strict=True):
+            grads[i] = g
+        self._take_down(written, list(map(torch.Tensor.data_ptr, grads)))
+        return True
 
-    def tensors_if_fitting(self, leaves: Sequence[LeafUpdate]) -> list[torch.Tensor] | None:
-        """The tensors of the step if this plan is one for them."""
-        if not _are_same([x.program for x in leaves], self._programs):
-            return None
-        if not _are_same([x.hyper for x in leaves], self._hypers):
-            return None
-        tensors = self.tensors(leaves)
-        return tensors if self._same(tensors) else None
+    def _take_down(self, written: list[int], grads: list[int]) -> None:
+        """Write addresses into the tables where they are others than before."""
+        if (written, grads) == self._addresses:
+            return
+        moved = written != self._addresses[0]
+        self._addresses = [], []  # if something below raises, all is written again
+        table, start = np.array(written, np.uint64), 0
+        for group, shape in zip(self.groups, self._shapes, strict=True):
+            end = start + shape[0] * shape[1]
+            group.write_addresses(table[start:end].reshape(shape) if moved else None, np.array(grads, np.uint64))
+            start = end
+        if moved:
+            self._intervals = _written_intervals(self.groups)
+        _check_gradients(self.groups, self._intervals)
+        self._addresses = written, grads
 
-    def run(self, leaves: Sequence[LeafUpdate], tensors: list[torch.Tensor], updates: torch.Tensor | None) -> bool:
-        """Carry out the step."""
-        if updates is not None and _not_scalar(tensors[0], "the count of updates", updates, 1):
+    def run(self, updates: torch.Tensor | None) -> bool:
+        """Carry out the step on what was last looked at."""
+        if updates is not None and _not_scalar(self._written[0][0], "the count of updates", updates, 1):
             raise Refused("the count of updates is not where the parameters are")
-        if self._to_copy:
-            tensors = self.tensors(self._with_copied_gradients(leaves))
-        self._read_addresses(tensors)
         for group in self.groups:
             group.read_hyperparameters()
             group.launcher.gather(self._elements)
-        if not self._run_levels(updates):
-            return False
-        torch.autograd.graph.increment_version(self._written(tensors))
-        return True
-
-    def _with_copied_gradients(self, leaves: Sequence[LeafUpdate]) -> list[LeafUpdate]:
-        leaves = list(leaves)
-        for i in self._to_copy:
-            x = leaves[i]
-            leaves[i] = LeafUpdate(x.program, x.p, _copied(x.g, x.p), x.state, x.step, x.hyper)
-        return leaves
-
-    def _read_addresses(self, tensors: list[torch.Tensor]) -> None:
-        addresses = list(map(torch.Tensor.data_ptr, tensors))
-        if addresses == self._addresses:
-            return
-        self._addresses = []  # if something below raises, they are read again
-        table = np.array(addresses, np.uint64)
-        start = 0
-        for group in self.groups:
-            shape = group.columns, len(group.members)
-            end = start + shape[0] * shape[1]
-            group.write_addresses(table[start:end].reshape(shape))
-            start = end
-        _check_overlap(self.groups)
-        self._addresses = addresses
-
-    def _written(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """All but the gradients."""
-        written, start = [], 0
-        for group in self.groups:
-            n = len(group.members)
-            end = start + n * group.columns
-            written += tensors[start : start + n] + tensors[start + 2 * n : end]
-            start = end
-        return written
+        is_applied = self._run_levels(updates)
+        self._copies = []
+        for stretch in self._written if is_applied else ():
+            torch.autograd.graph.increment_version(stretch)
+        return is_applied
 
     def _run_levels(self, updates: torch.Tensor | None) -> bool:
         """All passes; the last one of every group, which writes, once it is known that the step is applied."""
@@ -357,8 +342,8 @@ class _Plan:
         return True
 
 
-def _are_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    return len(a) == len(b) and all(map(is_, a, b))
+def _stretches(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    return [tensors[i : i + _STRETCH] for i in range(0, len(tensors), _STRETCH)]
 
 
 def _lowered(leaves: Sequence[LeafUpdate]) -> list[Program]:
@@ -452,40 +437,42 @@ def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
     return type(x), x.dtype, x.device, x.shape, x.stride(), x.layout, x.is_neg()
 
 
-def _check_overlap(groups: Sequence[_Group]) -> None:
-    """Raise unless what is written is written by one leaf, and read as a gradient by none."""
-    written, read = zip(*(_intervals(group) for group in groups), strict=True)
-    intervals = np.concatenate(list(chain.from_iterable(written)))
+def _written_intervals(groups: Sequence[_Group]) -> np.ndarray[Any, Any]:
+    """[begin, end) of everything that is written, in order; raises unless each belongs to one leaf."""
+    intervals = np.concatenate([x for group in groups for x in _intervals_of(group)])
     intervals = intervals[intervals[:, 0] < intervals[:, 1]]
     intervals = intervals[np.argsort(intervals[:, 0])]
     if np.any(intervals[1:, 0] < intervals[:-1, 1]):
         raise Refused("two parameters or states share memory")
-    gradients = np.concatenate(list(read))
+    return intervals
+
+
+def _check_gradients(groups: Sequence[_Group], written: np.ndarray[Any, Any]) -> None:
+    """Raise if a gradient shares memory with what is written."""
+    gradients = np.concatenate([_interval(group, "g") for group in groups])
     gradients = gradients[gradients[:, 0] < gradients[:, 1]]
-    before = np.searchsorted(intervals[:, 1], gradients[:, 0], side="right")  # written intervals wholly before
-    begins = np.append(intervals[:, 0], np.iinfo(np.uint64).max)
+    before = np.searchsorted(written[:, 1], gradients[:, 0], side="right")  # written intervals wholly before
+    begins = np.append(written[:, 0], np.iinfo(np.uint64).max)
     if np.any(begins[before] < gradients[:, 1]):
         raise Refused("a gradient shares memory with a parameter or a state")
 
 
-def _intervals(group: _Group) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """[begin, end) of what a group writes, and of its gradients."""
-    kernel, launcher = group.kernel, group.launcher
-    sizes = np.array(group.sizes, np.uint64)
-    arrays = {}
-    for i, (name, kind) in enumerate(kernel.formats):
-        width = np.uint64(FORMATS[kind])
-        begin = launcher.buffers[:, i]
-        if np.any(begin % width):
-            raise Refused(f"{name} begins in the middle of a number")
-        arrays[name] = np.stack([begin, begin + sizes * width], axis=1)
-    gradients = arrays.pop("g")
+def _intervals_of(group: _Group) -> Iterator[np.ndarray[Any, Any]]:
+    """[begin, end) of what a group writes."""
+    for name in group.kernel.buffers.keys() - {"g"}:
+        yield _interval(group, name)
     # One scalar tensor may belong to several leaves: state of the whole model.
-    scalars = np.unique(launcher.scalar_states.reshape(-1))
-    counters = launcher.steps
-    four = np.uint64(4)
-    small = [np.stack([x, x + four], axis=1) for x in (scalars, counters)]
-    return [*arrays.values(), *small], gradients
+    for x in (np.unique(group.launcher.scalar_states.reshape(-1)), group.launcher.steps):
+        yield np.stack([x, x + np.uint64(4)], axis=1)
+
+
+def _interval(group: _Group, name: str) -> np.ndarray[Any, Any]:
+    """[begin, end) of an array of each leaf."""
+    width = np.uint64(FORMATS[group.kernel.format[name]])
+    begin = group.launcher.buffers[:, group.kernel.buffers[name]]
+    if np.any(begin % width):
+        raise Refused(f"{name} begins in the middle of a number")
+    return np.stack([begin, begin + np.array(group.sizes, np.uint64) * width], axis=1)
 
 
 def _check_agreement(groups: Sequence[_Group]) -> None:

@@ -66,6 +66,17 @@ class LeafUpdate:
         return bool(self.model) or _reduces_over_model(self.program)
 
 
+@dataclass(eq=False)
+class Batch:
+    """Leaves that one execution updates together, step after step.
+
+    kept: what the execution derived from them, which goes when the batch goes.
+    """
+
+    leaves: Sequence[LeafUpdate]
+    kept: Any = None
+
+
 class Reshaped(ValueError):
     """A leaf's tensors are of several shapes; nothing has been written."""
 

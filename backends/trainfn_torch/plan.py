@@ -8,8 +8,9 @@ anew only if some object is another one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain, count
-from operator import attrgetter, is_
+from operator import attrgetter, is_, is_not
 from types import ModuleType
 from typing import Any
 
@@ -94,8 +95,9 @@ class Plan:
         state: Mapping[torch.Tensor, dict[str, Any]],
     ) -> None:
         self._rules, self._params = list(rules), list(params)
-        self._absent = [g is None for g in grads]
+        self._given = list(map(_is_given, grads))
         self.slots = list(slots)
+        self._leaves = [slot.leaf for slot in slots]
         self._states = list(state.values())
         self._kept = [slot.state for slot in slots]
         self._entries = list(chain.from_iterable(map(dict.values, self._kept)))
@@ -115,8 +117,8 @@ class Plan:
         return (
             _are_same(rules, self._rules)
             and _are_same(params, self._params)
-            and [g is None for g in grads] == self._absent
-            and set(map(_layout, (g for g in grads if g is not None))) <= _STRIDED
+            and list(map(_is_given, grads)) == self._given
+            and set(map(_layout, filter(_is_given, grads))) <= _STRIDED
             and _are_same(list(state.values()), self._states)
             and _are_same(list(chain.from_iterable(map(dict.values, self._kept))), self._entries)
             and all(plain(slot.p).data_ptr() == slot.memory for slot in self._odd)
@@ -125,8 +127,8 @@ class Plan:
     def run(self, grads: Sequence[torch.Tensor | None], updates: torch.Tensor) -> None:
         """One update with these gradients."""
         present = [g for g in grads if g is not None]
-        for slot, g in zip(self.slots, present, strict=True):
-            slot.leaf.g = g
+        for leaf, g in zip(self._leaves, present, strict=True):
+            leaf.g = g
         for slot in self._odd:
             slot.leaf.g = slot.gradient(slot.leaf.g)
         executions.run(self._batches, updates)
@@ -135,6 +137,7 @@ class Plan:
 
 
 _layout = attrgetter("layout")
+_is_given = partial(is_not, None)
 
 
 def _are_same(a: Sequence[Any], b: Sequence[Any]) -> bool:

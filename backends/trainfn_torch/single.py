@@ -22,7 +22,7 @@ import torch
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.scalars import CONDITIONS, TABLE, is_host, load, on
 from trainfn_torch.tensors import is_plain, plain, reduce_over_mesh
 
@@ -36,8 +36,9 @@ def accepts(leaf: LeafUpdate) -> bool:
 
 
 @torch.no_grad()
-def step(leaves: Sequence[LeafUpdate], updates: torch.Tensor | None) -> bool | torch.Tensor:
+def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
+    leaves = batch.leaves
     total = float(sum(leaf.p.numel() for leaf in leaves))
     applied: Any = True
     if "applied" in leaves[0].program.output:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from tests.executions import Arrays, Trajectory
 from trainfn import reference
 from trainfn.rule import resolve
 from trainfn_torch import fused
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import Batch, LeafUpdate
 
 Arrange = Callable[[torch.Tensor], torch.Tensor]
 
@@ -50,6 +52,7 @@ class Model:
         self.count = torch.tensor(0.0, device=device)
         self._mappings: dict[int, dict[str, Any]] = {}
         self.leaves = {name: self._leaf(name, arrange) for name in params}
+        self.batch = Batch(list(self.leaves.values()))
 
     def _scalars(self, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Scalars as they are stored: pairs as one tensor."""
@@ -93,10 +96,14 @@ class Model:
                 groups[key] = self._mappings.setdefault(len(groups), {})
                 groups[key].clear()
                 groups[key].update(hyper)
-            leaf.hyper = groups[key]
+            if leaf.hyper is not groups[key]:
+                self.leaves[name] = leaf = replace(leaf, hyper=groups[key])
             g = grads[name]
             leaf.g = g if isinstance(g, torch.Tensor) else arrange(as_tensor(g)).to(self.device)
-        return fused.step(list(self.leaves.values()), self.count)
+        leaves = list(self.leaves.values())
+        if not all(x is y for x, y in zip_longest(leaves, self.batch.leaves)):
+            self.batch = Batch(leaves)
+        return fused.step(self.batch, self.count)
 
     def snapshot(self) -> dict[str, Any]:
         """What `tests.executions` compares."""

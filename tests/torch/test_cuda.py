@@ -188,7 +188,7 @@ def test_numbers_on_the_device_are_read_by_the_kernel(emulated: list[Emulated]) 
     model = Model(tf.sgd(lr=0.1), leaves(1, SHAPES))
     grads = leaves(2, SHAPES)
     model.step(grads, lr=lr)
-    (plan,) = [fused._plans[next(iter(model.leaves.values()))]]
+    plan = model.batch.kept
     tables = dict(plan.groups[0].launcher._tables)
     lr.fill_(0.5)
     before = model.snapshot()["w0/p"]
@@ -340,6 +340,6 @@ def test_a_step_waits_for_nothing() -> None:
     model.step(grads)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        fused.step(list(model.leaves.values()), model.count)
+        fused.step(model.batch, model.count)
     finally:
         torch.cuda.set_sync_debug_mode("default")

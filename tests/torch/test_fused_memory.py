@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from tests.torch.fused_runs import Model
 from trainfn import Leaf
 from trainfn_torch import fused
 from trainfn_torch.kernels import compiler
-from trainfn_torch.leaf import LeafUpdate
+from trainfn_torch.leaf import Batch, LeafUpdate
 
 SHAPES = ((6, 6), (40,), (), (3, 2, 2, 2))
 PARAMS = {f"w{i}": numbers(i + 1, shape) for i, shape in enumerate(SHAPES)}
@@ -35,9 +36,9 @@ GRADS = [gradients(k) for k in range(1, 6)]
 def test_a_plan_is_kept() -> None:
     model = Model(tf.adamw(), PARAMS)
     model.step(GRADS[0])
-    plan = fused._plans[model.leaves["w0"]]
+    plan = model.batch.kept
     model.step(GRADS[1])
-    assert fused._plans[model.leaves["w0"]] is plan
+    assert model.batch.kept is plan is not None
 
 
 def _exchange_storage(model: Model) -> None:
@@ -46,9 +47,9 @@ def _exchange_storage(model: Model) -> None:
 
 
 def _exchange_states(model: Model) -> None:
-    for leaf in model.leaves.values():
-        leaf.state = {k: x.clone() for k, x in leaf.state.items()}
-        leaf.step = leaf.step.clone()
+    for name, leaf in model.leaves.items():
+        states = {k: x.clone() for k, x in leaf.state.items()}
+        model.leaves[name] = replace(leaf, state=states, step=leaf.step.clone())
 
 
 def _exchange_states_in_place(model: Model) -> None:
@@ -59,7 +60,8 @@ def _exchange_states_in_place(model: Model) -> None:
 
 def _exchange_parameters(model: Model) -> None:
     for name, leaf in model.leaves.items():
-        leaf.p = model.tensors[name] = leaf.p.clone()
+        model.tensors[name] = leaf.p.clone()
+        model.leaves[name] = replace(leaf, p=model.tensors[name])
 
 
 def _lay_out_otherwise(model: Model) -> None:
@@ -77,7 +79,7 @@ def _reverse_leaves(model: Model) -> None:
 
 
 def _new_leaf_objects(model: Model) -> None:
-    model.leaves = {k: LeafUpdate(x.program, x.p, x.g, x.state, x.step, x.hyper) for k, x in model.leaves.items()}
+    model.leaves = {k: replace(x) for k, x in model.leaves.items()}
 
 
 def _to_shared_memory(model: Model) -> None:
@@ -159,14 +161,12 @@ def test_gradients_are_not_kept_alive() -> None:
 
 
 def test_a_plan_goes_with_its_leaves() -> None:
-    gc.collect()
-    before = len(fused._plans)
     model = Model(tf.adamw(), PARAMS)
     model.step(GRADS[0])
-    assert len(fused._plans) == before + 1
+    plan = weakref.ref(model.batch.kept)
     del model
     gc.collect()
-    assert len(fused._plans) == before
+    assert plan() is None
 
 
 # -- autograd --------------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ def test_shared_memory_is_left_to_another_execution(case: int, monkeypatch: pyte
         leaf.hyper = hyper
     handed_on: list[Any] = []
     monkeypatch.setattr(fused.single, "step", lambda *arguments: handed_on.append(arguments))
-    fused.step(leaves, None)
+    fused.step(Batch(leaves), None)
     assert len(handed_on) == 1
     assert all(torch.equal(leaf.p, x) for leaf, x in zip(leaves, before, strict=True))
     assert all(leaf.step.item() == 0 for leaf in leaves)
@@ -272,7 +272,7 @@ def test_neighbours_in_one_storage_are_taken(monkeypatch: pytest.MonkeyPatch) ->
     for leaf in leaves:
         leaf.hyper = {"lr": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     monkeypatch.setattr(fused.single, "step", None)
-    assert fused.step(leaves, None)
+    assert fused.step(Batch(leaves), None)
     assert (x != torch.arange(24.0)).all()
 
 
@@ -286,7 +286,7 @@ def test_a_misaligned_address_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
     leaf.hyper = {"lr": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     handed_on: list[Any] = []
     monkeypatch.setattr(fused.single, "step", lambda *arguments: handed_on.append(arguments))
-    fused.step([leaf], None)
+    fused.step(Batch([leaf]), None)
     assert handed_on
 
 

@@ -140,7 +140,8 @@ def _assembly(kernel: Kernel, flags: tuple[str, ...]) -> str:
     return done.stdout
 
 
-BUILD_FLAGS = (*compiler.FLAGS, "-march=native")
+# Without the one fused instruction that is meant: a product that is exact, and added to.
+BUILD_FLAGS = (*compiler.FLAGS, "-march=native", "-DEXACT_FMA=0")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

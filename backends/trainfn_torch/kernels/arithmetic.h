@@ -239,4 +239,18 @@ INLINE i64 size_of_product(double x) { return (i64)bits_of_double(s_abs(x)); }
 INLINE double of_size_of_product(i64 k) { return double_of_bits((u64)k); }
 /* What (x + grid) - grid keeps of x. */
 INLINE double on_grid(double x, double grid) { return DOUBLE_SUB(DOUBLE_ADD(x, grid), grid); }
+/* x * y + z.  The product of two float32 numbers is exact in float64, so one instruction gives the bits of two, sooner. */
+#ifndef EXACT_FMA
+#if defined(__FMA__) && !REAL_IS_DOUBLE
+#define EXACT_FMA 1
+#else
+#define EXACT_FMA 0
+#endif
+#endif
+#if EXACT_FMA
+INLINE double product_plus(double x, double y, double z) { return __builtin_fma(x, y, z); }
+#else
+INLINE double product_plus(double x, double y, double z) { return DOUBLE_ADD(DOUBLE_MUL(x, y), z); }
+#endif
+INLINE double product_on_grid(double x, double y, double grid) { return DOUBLE_SUB(product_plus(x, y, grid), grid); }
 INLINE double larger(double x, double y) { return (x > y || x != x) ? x : y; }

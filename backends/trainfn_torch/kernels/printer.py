@@ -349,10 +349,13 @@ def _summand(r: Reduction, nodes: tuple[Node, ...]) -> str:
         return f"size_of({factors[0]})"
     if r.kind == "product":
         return f"size_of_product({wide})"
-    grids = [_name(a, nodes) for a in node.args if not nodes[a].sort.is_elementwise]
-    if len(grids) == 1:
-        return f"on_grid({wide}, {grids[0]})"
-    return f"on_grid(DOUBLE_SUB({wide}, on_grid({wide}, {grids[0]})), {grids[1]})"
+    coarse, *fine = [_name(a, nodes) for a in node.args if not nodes[a].sort.is_elementwise]
+    is_product = len(factors) == 2
+    high = f"product_on_grid({product}, {coarse})" if is_product else f"on_grid({product}, {coarse})"
+    if not fine:
+        return high
+    rest = f"product_plus({product}, -{high})" if is_product else f"DOUBLE_SUB({product}, {high})"
+    return f"on_grid({rest}, {fine[0]})"
 
 
 # -- the loop on the host --------------------------------------------------------------------------------------------
