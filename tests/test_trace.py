@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import math
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,3 +207,14 @@ def test_leaves_must_agree_on_what_is_reduced_over_the_model() -> None:
     params = {"a": np.ones(3, np.float32), "b": np.ones((2, 2), np.float32)}
     with pytest.raises(ValueError, match="in every branch"):
         reference.update(disagreeing(), reference.init(disagreeing(), params), params, params)
+
+
+def test_a_rule_can_be_traced_under_a_profiler() -> None:
+    @tf.rule
+    def halved(g):  # type: ignore[no-untyped-def]
+        return 0.5 * g
+
+    with cProfile.Profile() as profile:
+        halved().program(Leaf("w", (3,)))
+        assert sys.getprofile() is profile
+    assert sys.getprofile() is None

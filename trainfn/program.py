@@ -79,6 +79,13 @@ class Program:
     outputs: tuple[tuple[str, int], ...]
     labels: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # once: programs are the keys of every cache, and have hundreds of nodes
+        return hash((self.nodes, self.outputs))
+
     @cached_property
     def output(self) -> dict[str, int]:
         return dict(self.outputs)

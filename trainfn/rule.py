@@ -557,20 +557,24 @@ def _walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
 
 
 def _call_and_watch(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Call the rule's function; also its local variables, whose names make the printed formulas readable."""
-    code: types.CodeType = definition.function.__code__
+    """Call the rule's function; also its local variables, whose names make the printed formulas readable.
+
+    A profiler that is running is not disturbed; the formulas then go without these names.
+    """
     local: dict[str, Any] = {}
+    if sys.getprofile() is not None:
+        return definition.function(*args, **kwargs), local
+    code: types.CodeType = definition.function.__code__
 
     def watch(frame: types.FrameType, event: str, arg: object) -> None:
         if event == "return" and frame.f_code is code:
             local.update(frame.f_locals)
 
-    before = sys.getprofile()
     sys.setprofile(watch)
     try:
         return definition.function(*args, **kwargs), local
     finally:
-        sys.setprofile(before)
+        sys.setprofile(None)
 
 
 def _label(graph: Graph, local: Mapping[str, Any]) -> None:

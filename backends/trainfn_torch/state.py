@@ -27,10 +27,14 @@ UPDATES = "updates"
 def initial(rule: Rule, names: Names, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The state of one parameter before its first update, by torch's names, `step` first as in torch."""
     fields = [f for f in rule.fields_of(leaf) if not f.is_of_model]
-    values = _run(rule, leaf, p, hyper, fields)
+    zeros = [f for f in fields if f.is_array and _is_zero(rule, leaf, f)]
+    values = _run(rule, leaf, p, hyper, [f for f in fields if f not in zeros])
     state = {"step": scalar(0.0, p)}
     for f in fields:
-        state[names.state[f.name]] = _array(values[f.inputs[0]], p) if f.is_array else _number(f, values, p)
+        if f in zeros:  # memory that the system hands out as zeros is written by nobody before the first step
+            state[names.state[f.name]] = torch.zeros_like(p, requires_grad=False, memory_format=torch.preserve_format)
+        else:
+            state[names.state[f.name]] = _array(values[f.inputs[0]], p) if f.is_array else _number(f, values, p)
     return state
 
 
@@ -39,6 +43,13 @@ def initial_of_model(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str
     fields = [f for f in rule.fields if f.is_of_model]
     values = _run(rule, leaf, p, hyper, fields) if fields else {}
     return {f.name: _number(f, values, p) for f in fields if f.inputs[0] in values}
+
+
+def _is_zero(rule: Rule, leaf: Leaf, f: Field) -> bool:
+    """Whether an array begins as zeros whatever the parameter is."""
+    program = lower(rule.init_program(leaf))
+    node = program.nodes[program.output[f.inputs[0]]]
+    return node.op == "fill" and repr(program.nodes[node.args[0]].static) == "0.0"
 
 
 def scalar(value: float, like: torch.Tensor) -> torch.Tensor:

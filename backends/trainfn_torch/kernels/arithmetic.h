@@ -8,6 +8,7 @@
 
 #ifdef __CUDACC__
 #define INLINE static __device__ __forceinline__
+#define FUNCTION INLINE
 /* Intrinsics are never contracted, whatever the flags. */
 #define DOUBLE_ADD(x, y) __dadd_rn(x, y)
 #define DOUBLE_SUB(x, y) __dadd_rn(x, -(y))
@@ -22,6 +23,7 @@
 #define FLOOR(x) floor(x)
 #else
 #define INLINE static inline __attribute__((always_inline))
+#define FUNCTION static __attribute__((noinline))
 #define DOUBLE_ADD(x, y) ((x) + (y))
 #define DOUBLE_SUB(x, y) ((x) - (y))
 #define DOUBLE_MUL(x, y) ((x) * (y))

@@ -252,7 +252,8 @@ def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     inside = set(computed)
     met = {source: k for source, k in kernel.meets.items() if kernel.program.levels[source] == level}
     read = {a for i in computed for a in nodes[i].args} | set(met)
-    yield f"INLINE void scalars_{level}(double *s, real *k) {{"
+    yield "/* Inlined into a loop, a few powers would take the compiler longer than all else. */"
+    yield f"FUNCTION void scalars_{level}(double *s, real *k) {{"
     for i in sorted(read - inside):
         if nodes[i].op != "const":
             flag = nodes[i].sort is Sort.FLAG
@@ -377,8 +378,8 @@ def _host_passes(kernel: Kernel) -> Iterator[str]:
 def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     writes, reductions = kernel.writes(phase), _reductions_of(kernel, level)
     yield "/* Not inlined: its arithmetic must stay behind the change of the floating-point environment. */"
-    yield f"static __attribute__((noinline)) void pass_{level}(char *const *buffers, i64 from, i64 n, const real *k,"
-    yield "                                             const double *s, double *parts) {"
+    yield f"FUNCTION void pass_{level}(char *const *buffers, i64 from, i64 n, const real *k,"
+    yield "                   const double *s, double *parts) {"
     yield from (f"    {line}" for line in _pointers(kernel, phase, writes))
     yield from (f"    {line}" for line in _invariants(kernel, phase))
     for r in reductions:
