@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from trainfn.rule import Rule
-from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 from trainfn_torch import groups as grouping
 from trainfn_torch import state as states
@@ -252,7 +251,7 @@ def _group(
     for name, value in saved.items():
         if name in by_key:
             # Scheduled ones are written again once everything is loaded.
-            if same or not any(is_leaf_function(rule.hyper[n]) for n in by_key[name].hyper):
+            if same or not any(grouping.is_leaf_function(rule.hyper[n]) for n in by_key[name].hyper):
                 for hyper, number in grouping.unpack(rule, by_key[name], value).items():
                     grouping.one_number(rule, hyper, number)
                 new[name] = deepcopy(value)
@@ -270,10 +269,6 @@ def _not_loaded(rule: Rule, fixed: Mapping[str, bool | float]) -> set[str]:
     options = {name for link in rule.links for name, _ in link.options}
     of_model = {f.name for f in rule.fields if f.is_of_model}
     return {*_FLAGS, *fixed, "params", "param_names", states.UPDATES, *of_model, *options}
-
-
-def is_leaf_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, Schedule | torch.Tensor)
 
 
 def _shared(saved_groups: Sequence[Mapping[str, Any]], name: str) -> Any:

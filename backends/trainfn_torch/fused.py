@@ -13,6 +13,7 @@ Where memory turns out to be shared between leaves, or cannot be told apart, the
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ _FORMATS: Mapping[torch.dtype, str] = {
 }
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
+# Modules whose lines tell a user nothing about where a step was made.
+_OURS = frozenset({"trainfn_torch", "torch"})
+
 # As many tensors as the processor's nearest caches hold while they are looked at.
 _STRETCH = 250
 
@@ -60,9 +64,18 @@ def accepts(leaf: LeafUpdate) -> bool:
     return True
 
 
-@lru_cache(maxsize=64)
+_warnings: set[str] = set()
+
+
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    """Once, at the line that called torch or trainfn."""
+    if message in _warnings:
+        return
+    _warnings.add(message)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
 @torch.no_grad()

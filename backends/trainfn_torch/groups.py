@@ -13,7 +13,7 @@ groups hold numbers only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class Group:
     schedules: the scheduled hyperparameters.
     owned: the objects it wrote into the group, by key; written_at: the count of updates they belong to.
     hyper: the numbers a step reads, one mapping for the group's life, changed in place.
+    keys: of the group, when they were last looked at.
     """
 
     schedules: dict[str, Schedule]
@@ -57,6 +58,7 @@ class Group:
     written_at: dict[str, float | None] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
     hyper: dict[str, Any] = field(default_factory=dict)
+    keys: frozenset[str] = frozenset()
 
 
 # -- making groups -----------------------------------------------------------------------------------------------------
@@ -92,9 +94,35 @@ def unpack(rule: Rule, key: Key, value: Any) -> dict[str, Any]:
     return dict(zip(key.hyper, value, strict=True))
 
 
-def resolve(rule: Rule, values: Mapping[str, Any], leaf: Leaf) -> dict[str, Any]:
+def resolve(rule: Rule, values: Mapping[str, Any], leaf: Leaf, is_named: bool = True) -> dict[str, Any]:
     """What one parameter gets, leaf functions asked."""
+    if not is_named:
+        values = {name: _about_nameless(value) if is_leaf_function(value) else value for name, value in values.items()}
     return {name: hyperparameters.resolve(rule.name, name, value, leaf) for name, value in values.items()}
+
+
+def is_leaf_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Schedule | torch.Tensor)
+
+
+@dataclass(frozen=True)
+class _Nameless:
+    """A leaf as a function of it sees it where parameters were given without names."""
+
+    shape: tuple[int, ...]
+    ndim: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        raise ValueError(
+            "the parameters were given without names: give the optimizer model.named_parameters(), or a group's "
+            "param_names."
+        )
+
+
+def _about_nameless(function: Callable[[Any], Any]) -> Callable[[Leaf], Any]:
+    return lambda leaf: function(_Nameless(leaf.shape, leaf.ndim, leaf.size))
 
 
 def split(resolved: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -217,6 +245,16 @@ def refuse_two_owners(rule: Rule, group: Mapping[str, Any], own: Group) -> None:
                 f"{name} has two owners: the schedule {own.schedules[name]!r} of {rule.name}, and a torch LRScheduler, "
                 f"which left {mark!r} in the parameter group. Give the rule a number, or drop the LRScheduler."
             )
+
+
+def refuse_misplaced(rule: Rule, names: Names, group: Mapping[str, Any], own: Group) -> None:
+    """A hyperparameter under the core's name would not be read where torch's is another, as `betas` for `b1`."""
+    if group.keys() == own.keys:
+        return
+    for name, key in names.key_of.items():
+        if name in group and name not in {k.name for k in names.keys}:
+            raise ValueError(f"{rule.name}: {name} in a parameter group is not read; set {key.name}, and remove it.")
+    own.keys = frozenset(group)
 
 
 def refuse_change(rule: Rule, group: Mapping[str, Any], fixed: Mapping[str, bool | float]) -> None:

@@ -3,12 +3,16 @@
     optimizer = trainfn_torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 Numbers may also be schedules or functions of the leaf.  Keyword arguments beyond torch's (`execution`, `unscales`) are
-`Optimizer`'s; torch's `foreach`, `fused`, `capturable` and `differentiable`, which choose between its implementations,
-are not taken.  Momentum that is 0 keeps no buffer, as in torch, and cannot be changed later.
+`Optimizer`'s.  Of those that choose between torch's implementations, `fused` and `foreach` choose the execution of that
+name, with the same bits; every one is `capturable`, none `differentiable`.  Momentum that is 0 keeps no buffer, as in
+torch, and cannot be changed later.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from trainfn import rules
@@ -16,7 +20,45 @@ from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
 
 
-class AdamW(Optimizer):
+class _Namesake(Optimizer):
+    """An optimizer that torch has, too, with what all of torch's take."""
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule,
+        *,
+        foreach: bool | None = None,
+        fused: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        execution: str | None = None,
+        fixed: Mapping[str, bool | float] | None = None,
+        maximize: bool = False,
+        unscales: bool = True,
+        **unknown: Any,
+    ) -> None:
+        own = inspect.signature(type(self)).parameters
+        for name in unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {name}{_known_instead(name, own)}")
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        if differentiable:
+            raise ValueError("differentiable steps are not built; leave differentiable False, or use torch.optim's.")
+        execution = execution or ("fused" if fused else "foreach" if foreach else None)
+        super().__init__(params, rule, maximize=maximize, execution=execution, unscales=unscales, fixed=fixed)
+
+
+def _known_instead(name: str, own: Mapping[str, Any]) -> str:
+    names = [n for n in own if n not in ("params", "options")]
+    names += [
+        n for n, p in inspect.signature(_Namesake).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "fixed"
+    ]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; it has {', '.join(dict.fromkeys(names))}."
+
+
+class AdamW(_Namesake):
     """torch.optim.AdamW: `trainfn.rules.adamw`."""
 
     def __init__(
@@ -30,12 +72,12 @@ class AdamW(Optimizer):
         **options: Any,
     ) -> None:
         _refuse("amsgrad", amsgrad)
-        b1, b2 = betas
+        b1, b2 = _pair(betas)
         rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
         super().__init__(params, rule, fixed={"amsgrad": False, "decoupled_weight_decay": True}, **options)
 
 
-class Adam(Optimizer):
+class Adam(_Namesake):
     """torch.optim.Adam: `trainfn.rules.adam` after `coupled_weight_decay`, or `adamw`."""
 
     def __init__(
@@ -51,7 +93,7 @@ class Adam(Optimizer):
         **options: Any,
     ) -> None:
         _refuse("amsgrad", amsgrad)
-        b1, b2 = betas
+        b1, b2 = _pair(betas)
         if decoupled_weight_decay:
             rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
         else:
@@ -60,7 +102,7 @@ class Adam(Optimizer):
         super().__init__(params, rule, fixed=fixed, **options)
 
 
-class RAdam(Optimizer):
+class RAdam(_Namesake):
     """torch.optim.RAdam: `trainfn.rules.radam` between weight decays."""
 
     def __init__(
@@ -73,7 +115,7 @@ class RAdam(Optimizer):
         decoupled_weight_decay: bool = False,
         **options: Any,
     ) -> None:
-        b1, b2 = betas
+        b1, b2 = _pair(betas)
         rule = rules.radam(lr=lr, b1=b1, b2=b2, eps=eps, eps_before_debias=True)
         if decoupled_weight_decay:
             rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
@@ -82,7 +124,7 @@ class RAdam(Optimizer):
         super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
 
 
-class SGD(Optimizer):
+class SGD(_Namesake):
     """torch.optim.SGD: `trainfn.rules.sgd` after `coupled_weight_decay`."""
 
     def __init__(
@@ -107,7 +149,7 @@ class SGD(Optimizer):
         super().__init__(params, _coupled(weight_decay, rule), fixed=fixed, **options)
 
 
-class RMSprop(Optimizer):
+class RMSprop(_Namesake):
     """torch.optim.RMSprop: `trainfn.rules.rmsprop` after `coupled_weight_decay`."""
 
     def __init__(
@@ -128,7 +170,7 @@ class RMSprop(Optimizer):
         super().__init__(params, _coupled(weight_decay, rule), fixed=fixed, **options)
 
 
-class Adagrad(Optimizer):
+class Adagrad(_Namesake):
     """torch.optim.Adagrad: `trainfn.rules.adagrad` after `coupled_weight_decay`."""
 
     def __init__(
@@ -145,7 +187,7 @@ class Adagrad(Optimizer):
         super().__init__(params, _coupled(weight_decay, rule), **options)
 
 
-class Lion(Optimizer):
+class Lion(_Namesake):
     """Lion as in its paper's code, which torch.optim has not: `trainfn.rules.lion`."""
 
     def __init__(
@@ -156,13 +198,19 @@ class Lion(Optimizer):
         weight_decay: Any = 0.0,
         **options: Any,
     ) -> None:
-        b1, b2 = betas
+        b1, b2 = _pair(betas)
         super().__init__(params, rules.lion(lr=lr, b1=b1, b2=b2, weight_decay=weight_decay), **options)
 
 
 def _coupled(weight_decay: Any, rule: Rule) -> Rule:
     """The rule after torch's weight decay, also where that is 0 for now: it stands in the groups and can be changed."""
     return chain(rules.coupled_weight_decay(weight_decay=weight_decay), rule)
+
+
+def _pair(betas: Any) -> tuple[Any, Any]:
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"betas = {betas!r} must be a tuple of 2: b1, b2.")
+    return betas[0], betas[1]
 
 
 def _is_zero(value: Any) -> bool:

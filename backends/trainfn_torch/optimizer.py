@@ -90,7 +90,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _defaults(self) -> dict[str, Any]:
         """The rule's numbers under torch's keys: schedulers look there for what they may write."""
-        values = {n: v for n, v in self.rule.hyper.items() if not checkpoint.is_leaf_function(v)}
+        values = {n: v for n, v in self.rule.hyper.items() if not grouping.is_leaf_function(v)}
         keys = [key for key in self._names.keys if all(n in values for n in key.hyper)]
         defaults: dict[str, Any] = {}
         grouping.fill(self.rule, keys, defaults, values, self._updates)
@@ -131,7 +131,8 @@ class Optimizer(torch.optim.Optimizer):
         ours = {*model, *self._fixed, *grouping.ARGUMENTS, states.UPDATES}
         others = {k: v for k, v in given.items() if k not in ours}
         values = {**self.rule.hyper, **grouping.normalise(self.rule, self._names, others)}
-        resolved = [grouping.resolve(self.rule, values, leaf) for leaf in leaves or [Leaf()]]
+        is_named = names is not None or not leaves
+        resolved = [grouping.resolve(self.rule, values, leaf, is_named) for leaf in leaves or [Leaf()]]
         kept = {k: v for k, v in others.items() if k in grouping.KEYS_OF_OTHERS or isinstance(v, str)}
         made = []
         for indices in grouping.split(resolved):
@@ -237,6 +238,7 @@ class Optimizer(torch.optim.Optimizer):
         """Check a group and read its numbers; returns the rule it runs."""
         grouping.refuse_two_owners(self.rule, group, own)
         grouping.refuse_change(self.rule, group, self._fixed)
+        grouping.refuse_misplaced(self.rule, self._names, group, own)
         if grouping.known_count(self._updates) is not None:  # on a device only steps and loading change it
             grouping.own_values(self._names.keys, group, own, self._updates, force=False)
         hyper = grouping.read(self.rule, self._names.keys, group, own)

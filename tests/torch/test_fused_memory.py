@@ -322,7 +322,7 @@ def test_without_a_compiler_nothing_is_accepted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiler, "find_compiler", none)
     p = torch.zeros(3)
     leaf = LeafUpdate(new().program(Leaf("w", (3,))), p, p.clone(), {}, torch.tensor(0.0), {})
-    fused._warn.cache_clear()
+    fused._warnings.clear()
     with pytest.warns(RuntimeWarning, match="apt install gcc"):
         assert not fused.accepts(leaf)
     assert not fused.accepts(leaf)  # and no second warning

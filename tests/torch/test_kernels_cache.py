@@ -193,6 +193,14 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         compiler.build(SOURCE % 17)
 
 
+def test_a_cc_that_cannot_be_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the user's choice, and nothing else is taken in its place."""
+    for cc in ("/bin/false", "nosuchcc -O1"):
+        monkeypatch.setenv("CC", cc)
+        with pytest.raises(compiler.CannotBuild, match=f"\\$CC = '{cc}' is no C compiler"):
+            compiler.build(SOURCE % 19)
+
+
 def test_cc_is_asked_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     actual = compiler.find_compiler().command[0]
     script = tmp_path / "mycc"

@@ -490,6 +490,50 @@ def test_a_group_that_is_refused_in_part_is_refused_whole() -> None:
     assert [g["param_names"] for g in optimizer.param_groups] == [["bias"]]
 
 
+def test_a_nameless_parameter_has_no_name_to_decide_by() -> None:
+    """`model.parameters()` gives none: to compare with an empty string would decide wrongly, and silently."""
+    p = torch.zeros(3)
+    by_name = tf.adamw(weight_decay=lambda leaf: 0.0 if leaf.name.endswith("bias") else 0.1)
+    with pytest.raises(ValueError, match=r"model\.named_parameters\(\)"):
+        trainfn_torch.Optimizer([p], by_name)
+    by_shape = trainfn_torch.Optimizer(
+        [p], tf.adamw(weight_decay=lambda leaf: 0.5 if leaf.ndim < 2 and leaf.size == 3 else 0.1)
+    )
+    assert by_shape.param_groups[0]["weight_decay"] == 0.5
+    assert trainfn_torch.Optimizer([("bias", p)], by_name).param_groups[0]["weight_decay"] == 0.0
+
+
+def test_a_hyperparameter_under_another_name_is_not_ignored() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    give_gradients(params, 1)
+    optimizer.param_groups[0]["note"] = "anything else is the user's"
+    optimizer.step()
+    optimizer.param_groups[0]["b1"] = 0.5
+    before = [p.clone() for p in params.values()]
+    with pytest.raises(ValueError, match="b1 in a parameter group is not read; set betas"):
+        optimizer.step()
+    assert all(torch.equal(p, x) for p, x in zip(params.values(), before, strict=True))
+
+
+def test_arguments_of_torchs_own_optimizers() -> None:
+    p = torch.zeros(3)
+    assert trainfn_torch.optim.AdamW([p], fused=True).execution == "fused"
+    assert trainfn_torch.optim.SGD([p], foreach=True, capturable=True, differentiable=False).execution == "foreach"
+    assert trainfn_torch.optim.Adam([p], foreach=None, fused=False).execution is None
+    with pytest.raises(RuntimeError, match="cannot be `True` together"):
+        trainfn_torch.optim.AdamW([p], fused=True, foreach=True)
+    with pytest.raises(ValueError, match="leave differentiable False"):
+        trainfn_torch.optim.AdamW([p], differentiable=True)
+    with pytest.raises(TypeError, match=r"AdamW has no argument weight_decy; did you mean weight_decay\?"):
+        trainfn_torch.optim.AdamW([p], weight_decy=0.1)
+    with pytest.raises(TypeError, match="SGD has no argument qqq; it has lr, momentum"):
+        trainfn_torch.optim.SGD([p], qqq=0.1)
+    for betas in (0.9, (0.9,), (0.9, 0.9, 0.9)):
+        with pytest.raises(ValueError, match="must be a tuple of 2: b1, b2"):
+            trainfn_torch.optim.AdamW([p], betas=betas)
+
+
 def test_a_count_put_into_a_group_is_used() -> None:
     params = parameters()
     optimizer = optimizer_of(params, tf.sgd(lr=DECAY))
@@ -733,7 +777,7 @@ def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest
         raise compiler.NoCompiler
 
     monkeypatch.setattr(compiler, "find_compiler", none)
-    fused._warn.cache_clear()
+    fused._warnings.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -743,4 +787,5 @@ def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest
             optimizer.step()
     assert len(caught) == 1
     assert "apt install gcc" in str(caught[0].message)
+    assert caught[0].filename == __file__  # the line that made the step
     assert float(optimizer.param_groups[0]["updates"]) == 1

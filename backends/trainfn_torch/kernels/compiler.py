@@ -53,7 +53,7 @@ class NoCompiler(CannotBuild):
 
     def __init__(self) -> None:
         super().__init__(
-            "no C compiler was found ($CC, cc, gcc, clang). Install one for the fused kernels: `apt install gcc`, "
+            "no C compiler was found (cc, gcc, clang). Install one for the fused kernels: `apt install gcc`, "
             "`dnf install gcc`, `conda install -c conda-forge gcc` or, on macOS, `xcode-select --install`."
         )
 
@@ -81,6 +81,8 @@ def _find_compiler(cc: str, path: str) -> Compiler:
         asked = _run([program, *arguments, "--version"])
         if asked.returncode == 0:
             return Compiler((program, *arguments), asked.stdout.decode(errors="replace"))
+    if cc.strip():
+        raise CannotBuild(f"$CC = {cc!r} is no C compiler that can be run; unset it, or let it name one.")
     raise NoCompiler
 
 
