@@ -52,14 +52,15 @@ def transform(rule: Rule) -> optax.GradientTransformationExtraArgs:
 
 def _init(rule: Rule, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
-    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves = [_initial_leaf(rule, trees.name(path), p) for path, p in paths]
+    values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
+    named = zip(trees.names(params), values, strict=True)
+    leaves = [{} if p is None else _initial_leaf(rule, name, p) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
             return jax.tree.unflatten(treedef, [leaf.get(f.name) for leaf in leaves])
         zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
-        return leaves[0][f.name] if leaves else zero
+        return next((leaf[f.name] for leaf in leaves if leaf), zero)
 
     return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
 

@@ -5,10 +5,12 @@ A leaf whose gradient is None takes no part.  Its name is its path, `layers/0/ke
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import GetAttrKey
 
 NAME_SEPARATOR = "/"
 
@@ -18,13 +20,38 @@ def is_none(x: Any) -> bool:
 
 
 def names(tree: Any) -> list[str]:
-    """The path of each leaf, None counting as one."""
-    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)[0]
-    return [name(path) for path, _ in paths]
+    """The path of each leaf, None counting as one.
+
+    A box around one value is no part of a path: flax's nnx hands `init` its Variables, and `update` what is in them.
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator=NAME_SEPARATOR) for path in _paths(tree)]
 
 
-def name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=NAME_SEPARATOR)
+def _paths(tree: Any) -> Iterator[tuple[Any, ...]]:
+    for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none_or_box)[0]:
+        if _is_box(x):
+            ((_, inside),) = _children(x)
+            yield from (path + rest for rest in _paths(inside))
+        else:
+            yield path
+
+
+def _is_none_or_box(x: Any) -> bool:
+    return x is None or _is_box(x)
+
+
+def _is_box(x: Any) -> bool:
+    """Whether `value` is all that is in a node, as in flax's Variable and Partitioned."""
+    return not isinstance(x, _PLAIN) and [path for path, _ in _children(x)] == [(GetAttrKey("value"),)]
+
+
+def _children(node: Any) -> Any:
+    """What is right below a node, each with its path of one key; of a leaf itself, with none."""
+    return jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)[0]
+
+
+# What is certainly no box, for speed.
+_PLAIN = (dict, list, jax.Array, np.ndarray, float)
 
 
 def aligned(what: str, tree: Any, like: Any, treedef: Any) -> list[Any]:

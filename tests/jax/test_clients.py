@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -84,6 +84,45 @@ def test_nnx_optimizer() -> None:
         step(model, optimizer, g)
     params, _ = train(adamw())
     assert_equal_trees(params, {"kernel": model.kernel[...], "bias": model.bias[...]})
+
+
+def test_a_leaf_has_one_name_in_nnx() -> None:
+    """`init` is given Variables, `update` raw arrays; a part of the model called `value` is no box."""
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.layers = nnx.List([nnx.Linear(2, 2, use_bias=False, rngs=nnx.Rngs(0))])
+            self.value = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Any) -> Any:
+            return self.value(self.layers[0](x))
+
+    asked: list[list[str]] = [[], []]
+
+    def noted(calls: list[str], x: float) -> Any:
+        def of_leaf(leaf: tf.Leaf) -> float:
+            calls.append(leaf.name)
+            return x
+
+        return of_leaf
+
+    model = Model()
+    rule = tf.adagrad(lr=noted(asked[1], 0.1), initial_accumulator_value=noted(asked[0], 0.1))
+    optimizer = nnx.Optimizer(model, trainfn_jax.transform(rule), wrt=nnx.Param)
+    optimizer.update(model, nnx.grad(lambda m: jnp.sum(m(jnp.ones((1, 2)))))(model))
+    names = ["layers/0/kernel", "value/bias", "value/kernel"]
+    assert [sorted(set(calls)) for calls in asked] == [names, names]
+
+
+def test_names_leave_out_boxes_only() -> None:
+    class Attention(NamedTuple):
+        key: Any
+        value: Any
+
+    boxed = {"kernel": nn.Partitioned({"a": 1.0, "b": None}, ("x",)), "attention": Attention(1.0, None)}
+    expected = ["attention/key", "attention/value", "kernel/a", "kernel/b"]
+    assert trainfn_jax.trees.names(boxed) == expected
+    assert len(jax.tree.leaves(boxed, is_leaf=lambda x: x is None)) == len(expected)
 
 
 def test_multi_steps_and_apply_if_finite() -> None:
