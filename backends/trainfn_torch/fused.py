@@ -6,16 +6,16 @@ a plan, which the batch of leaves holds.  Each step checks, of every tensor it i
 shape, strides and lazy bits are those the plan was made for, and reads its address anew; nothing is assumed of a tensor
 because it was there before.  With many small tensors this is what a step costs.
 
-Kernels read and write memory directly, so they take plain tensors only: of type Tensor or Parameter, strided, without
-holes or overlaps, states laid out like their parameter.  A gradient in another layout is copied into the parameter's.
-Where memory turns out to be shared between leaves, or cannot be told apart, the step is done by `single`.
+Kernels read and write memory directly, so they take plain tensors only (`trainfn_torch.memory`).  A gradient in another
+layout is copied into the parameter's.  Where memory turns out to be shared between leaves, or cannot be told apart, the
+step is done by `single`.
 """
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -26,29 +26,28 @@ import torch
 
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
-from trainfn_torch import single
+from trainfn_torch import memory, single
 from trainfn_torch.kernels import cpu, cuda
 from trainfn_torch.kernels.compiler import CannotBuild, load
 from trainfn_torch.kernels.printer import FORMATS, Kernel, device_source, host_source
 from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
-
-_FORMATS: Mapping[torch.dtype, str] = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+from trainfn_torch.memory import (
+    FORMAT_OF,
+    Refused,
+    apart,
+    check_read,
+    copied,
+    metadata_check,
+    must_be_copied,
+    not_scalar,
+    readable,
+)
 
 # Modules whose lines tell a user nothing about where a step was made.
 _OURS = frozenset({"trainfn_torch", "torch"})
 
 # As many tensors as the processor's nearest caches hold while they are looked at.
 _STRETCH = 250
-
-
-class Refused(ValueError):
-    """The kernels do not take a tensor of this step as it is stored; nothing has been written."""
 
 
 def accepts(leaf: LeafUpdate) -> bool:
@@ -100,86 +99,7 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool:
 
 def refusal(leaf: LeafUpdate) -> str | None:
     """Why the kernels do not take this leaf; None if they do."""
-    return _refusal(leaf, _kept(leaf.program))
-
-
-# -- which tensors are taken -----------------------------------------------------------------------------------------
-
-
-def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
-    p, g = leaf.p, leaf.g
-    arrays, scalars = _state_names(program)
-    problem = _not_plain("the parameter", p) or _not_plain("the gradient", g, may_be_lazy=True)
-    if problem is None and not _is_dense(p):
-        problem = "the parameter has holes or overlaps itself"
-    if problem is None and g.device != p.device:
-        problem = f"the gradient is on {g.device}, the parameter on {p.device}"
-    if problem is None and g.shape != p.shape:
-        problem = f"the gradient's shape is {tuple(g.shape)}, the parameter's {tuple(p.shape)}"
-    for name in arrays:
-        problem = problem or _not_like(p, name, leaf.state[name])
-    for name, size in scalars.items():
-        problem = problem or _not_scalar(p, name, leaf.state[name], size)
-    return problem or _not_scalar(p, "step", leaf.step, 1)
-
-
-def _not_plain(what: str, x: Any, may_be_lazy: bool = False) -> str | None:
-    if type(x) not in _PLAIN:
-        return f"{what} is a {type(x).__name__}"
-    if x.layout is not torch.strided or x.dtype not in _FORMATS:
-        return f"{what} is {x.dtype} in layout {x.layout}"
-    if x.device.type not in ("cpu", "cuda"):
-        return f"{what} is on {x.device}"
-    if x.is_neg() and not may_be_lazy:
-        return f"{what} is a lazy negation"
-    return None
-
-
-def _not_like(p: torch.Tensor, name: str, x: Any) -> str | None:
-    problem = _not_plain(f"state {name}", x)
-    if problem is None and (x.shape != p.shape or x.device != p.device or not _is_laid_out_like(x, p)):
-        problem = f"state {name} is not laid out like the parameter"
-    if problem is None and (x.dtype is torch.float64) != (p.dtype is torch.float64):
-        problem = f"state {name} is {x.dtype}, the parameter {p.dtype}"
-    return problem
-
-
-def _not_scalar(p: torch.Tensor, name: str, x: Any, size: int) -> str | None:
-    problem = _not_plain(name, x)
-    if problem is None and x.device != p.device:
-        problem = f"{name} is on {x.device}, the parameter on {p.device}"
-    if problem is None and (x.dtype is not torch.float32 or x.numel() != size or not x.is_contiguous()):
-        problem = f"{name} is not {size} float32 number(s)"
-    return problem
-
-
-def _is_laid_out_like(x: torch.Tensor, p: torch.Tensor) -> bool:
-    """Whether equal positions in memory are equal indices; the stride of a dimension of size 1 means nothing."""
-    return all(n == 1 or a == b for n, a, b in zip(p.shape, x.stride(), p.stride(), strict=True)) or p.numel() == 0
-
-
-def _is_dense(x: torch.Tensor) -> bool:
-    """Whether each address between the first and the last element belongs to exactly one element."""
-    expected = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
-        if size != 1:
-            if stride != expected and x.numel() > 0:
-                return False
-            expected *= size
-    return True
-
-
-def _must_be_copied(g: torch.Tensor, p: torch.Tensor) -> bool:
-    """Whether a gradient has another layout than the parameter, or a dtype its leaf is not computed in."""
-    return g.is_neg() or not _is_laid_out_like(g, p) or g.dtype is not _readable(g, p)
-
-
-def _readable(g: torch.Tensor, p: torch.Tensor) -> torch.dtype:
-    return torch.float32 if g.dtype is torch.float64 and p.dtype is not torch.float64 else g.dtype
-
-
-def _copied(g: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return torch.empty_strided(p.shape, p.stride(), dtype=_readable(g, p), device=p.device).copy_(g)
+    return memory.refusal(leaf, *_state_names(_kept(leaf.program)))
 
 
 # -- programs --------------------------------------------------------------------------------------------------------
@@ -270,7 +190,7 @@ class _Plan:
     def __init__(self, leaves: Sequence[LeafUpdate]) -> None:
         programs = _lowered(leaves)
         for i, leaf in enumerate(leaves):
-            problem = _refusal(leaf, programs[i])
+            problem = memory.refusal(leaf, *_state_names(programs[i]))
             if problem is not None:
                 raise Refused(f"leaf {i} of {len(leaves)}: {problem}")
         self.groups = _make_groups(leaves, programs)
@@ -280,11 +200,11 @@ class _Plan:
         columns = [list(group.written(leaves)) for group in self.groups]
         self._shapes = [(len(c), len(group.members)) for c, group in zip(columns, self.groups, strict=True)]
         self._written = _stretches(list(chain.from_iterable(chain.from_iterable(columns))))
-        self._checks = [_metadata_check(stretch) for stretch in self._written]
+        self._checks = [metadata_check(stretch) for stretch in self._written]
         grads = _stretches([leaf.g for leaf in leaves])
-        self._checks_of_grads = [_metadata_check(stretch) for stretch in grads]
+        self._checks_of_grads = [metadata_check(stretch) for stretch in grads]
         # Gradients to be copied: into the parameter's layout, and out of lazy negation.
-        self._to_copy = {i: leaf.p for i, leaf in enumerate(leaves) if _must_be_copied(leaf.g, leaf.p)}
+        self._to_copy = {i: leaf.p for i, leaf in enumerate(leaves) if must_be_copied(leaf.g, leaf.p)}
         self._copies: list[torch.Tensor] = []
         self._addresses: tuple[list[int], list[int]] = ([], [])
         self._intervals = np.empty((0, 2), np.uint64)
@@ -299,7 +219,7 @@ class _Plan:
         for same, stretch in zip(self._checks_of_grads, _stretches(grads), strict=True):
             if not same(stretch):
                 return False
-        self._copies = [_copied(grads[i], p) for i, p in self._to_copy.items()]
+        self._copies = [copied(grads[i], p) for i, p in self._to_copy.items()]
         for i, g in zip(self._to_copy, self._copies, strict=True):
             grads[i] = g
         self._take_down(written, list(map(torch.Tensor.data_ptr, grads)))
@@ -317,13 +237,13 @@ class _Plan:
             group.write_addresses(table[start:end].reshape(shape) if moved else None, np.array(grads, np.uint64))
             start = end
         if moved:
-            self._intervals = _written_intervals(self.groups)
-        _check_gradients(self.groups, self._intervals)
+            self._intervals = apart([x for group in self.groups for x in _intervals(group)])
+        check_read([_interval(group, "g") for group in self.groups], self._intervals)
         self._addresses = written, grads
 
     def run(self, updates: torch.Tensor | None) -> bool:
         """Carry out the step on what was last looked at."""
-        if updates is not None and _not_scalar(self._written[0][0], "the count of updates", updates, 1):
+        if updates is not None and not_scalar(self._written[0][0], "the count of updates", updates, 1):
             raise Refused("the count of updates is not where the parameters are")
         for group in self.groups:
             group.read_hyperparameters()
@@ -381,8 +301,8 @@ def _make_groups(leaves: Sequence[LeafUpdate], programs: Sequence[Program]) -> l
 
 def _leaf_formats(leaf: LeafUpdate, program: Program) -> tuple[tuple[str, str], ...]:
     arrays, _ = _state_names(program)
-    states = ((f"state.{name}", _FORMATS[leaf.state[name].dtype]) for name in arrays)
-    return ("p", _FORMATS[leaf.p.dtype]), ("g", _FORMATS[_readable(leaf.g, leaf.p)]), *states
+    states = ((f"state.{name}", FORMAT_OF[leaf.state[name].dtype]) for name in arrays)
+    return ("p", FORMAT_OF[leaf.p.dtype]), ("g", FORMAT_OF[readable(leaf.g, leaf.p)]), *states
 
 
 def _make_group(
@@ -429,48 +349,7 @@ def _built(kernel: Kernel, device: torch.device) -> Any:
 # -- checks ----------------------------------------------------------------------------------------------------------
 
 
-def _metadata_check(tensors: list[torch.Tensor]) -> Callable[[list[torch.Tensor]], bool]:
-    """A test whether other tensors have the type, dtype, device, shape, strides and lazy bits of these, in order."""
-    try:
-        from torch._C._dynamo.guards import TensorGuards  # in C++: 80 ns a tensor instead of a microsecond
-
-        make: Any = TensorGuards
-        sizes, strides = [list(x.shape) for x in tensors], [list(x.stride()) for x in tensors]
-        guards = make(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)  # a None would match any
-        if guards.check(*tensors):
-            count = len(tensors)
-            return lambda others: len(others) == count and bool(guards.check(*others))
-    except (ImportError, TypeError, RuntimeError):
-        pass
-    tensors_metadata = [_metadata(x) for x in tensors]
-    return lambda others: [_metadata(x) for x in others] == tensors_metadata
-
-
-def _metadata(x: torch.Tensor) -> tuple[Any, ...]:
-    return type(x), x.dtype, x.device, x.shape, x.stride(), x.layout, x.is_neg()
-
-
-def _written_intervals(groups: Sequence[_Group]) -> np.ndarray[Any, Any]:
-    """[begin, end) of everything that is written, in order; raises unless each belongs to one leaf."""
-    intervals = np.concatenate([x for group in groups for x in _intervals_of(group)])
-    intervals = intervals[intervals[:, 0] < intervals[:, 1]]
-    intervals = intervals[np.argsort(intervals[:, 0])]
-    if np.any(intervals[1:, 0] < intervals[:-1, 1]):
-        raise Refused("two parameters or states share memory")
-    return intervals
-
-
-def _check_gradients(groups: Sequence[_Group], written: np.ndarray[Any, Any]) -> None:
-    """Raise if a gradient shares memory with what is written."""
-    gradients = np.concatenate([_interval(group, "g") for group in groups])
-    gradients = gradients[gradients[:, 0] < gradients[:, 1]]
-    before = np.searchsorted(written[:, 1], gradients[:, 0], side="right")  # written intervals wholly before
-    begins = np.append(written[:, 0], np.iinfo(np.uint64).max)
-    if np.any(begins[before] < gradients[:, 1]):
-        raise Refused("a gradient shares memory with a parameter or a state")
-
-
-def _intervals_of(group: _Group) -> Iterator[np.ndarray[Any, Any]]:
+def _intervals(group: _Group) -> Iterator[np.ndarray[Any, Any]]:
     """[begin, end) of what a group writes."""
     for name in group.kernel.buffers.keys() - {"g"}:
         yield _interval(group, name)
