@@ -29,7 +29,19 @@ class OptaxSchedule:
     """A schedule as optax writes it: any function of the count, evaluated by JAX in whatever precision it has."""
 
     function: Callable[[Any], Any]
+    argument: str  # as in "adamw's learning_rate"
     ndim = 0  # one number, as far as a rule is concerned
+
+    def at(self, count: Any) -> Any:
+        try:
+            return self.function(count)
+        except AttributeError as error:
+            error.add_note(
+                f"{self.argument} was called with the count of updates: as in optax, a function is a schedule. "
+                "For a value per leaf give mask=, or transform the rule itself, as in "
+                "trainfn_jax.transform(trainfn.adamw(weight_decay=function_of_leaf))."
+            )
+            raise
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Arguments:
         if not isinstance(value, Array | np.ndarray | OptaxSchedule):
             return float(value)
         if id(value) not in self._known:
-            array = value.function(self.count) if isinstance(value, OptaxSchedule) else value
+            array = value.at(self.count) if isinstance(value, OptaxSchedule) else value
             if np.ndim(array) != 0:
                 raise ValueError(
                     f"{name} has shape {np.shape(array)}: a hyperparameter is one number. For a population of settings "

@@ -5,8 +5,9 @@
     tx = optax.inject_hyperparams(trainfn_jax.adamw)(learning_rate=1e-3)
 
 An argument may be a number, an array, a trainfn schedule or, as in optax, any function of the count.  (Functions of the
-leaf are for `trainfn_jax.transform` of the rule itself.)  Arguments that optax has and a rule has not are missing, and
-those that follow one are keyword-only, so that no position means something else than it does in optax.
+leaf are for `trainfn_jax.transform` of the rule itself; adamw and lion have optax's `mask`.)  Arguments that optax has
+and a rule has not are missing, and those that follow one are keyword-only, so that no position means something else
+than it does in optax.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import trainfn
 from trainfn.rule import Definition
 from trainfn.schedules.schedule import Schedule
 from trainfn_jax.hyperparameters import OptaxSchedule
+from trainfn_jax.masks import masked
 from trainfn_jax.transform import transform
 from trainfn_jax.vocabulary import HYPERPARAMETERS
 
@@ -28,6 +30,23 @@ Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
 _REQUIRED = inspect.Parameter.empty
 _KEYWORD = "keyword-only from here"
+
+_DOC = """optax.{name} in trainfn's arithmetic.
+
+An argument is a number, a 0-d array, a trainfn schedule or, as in optax, a function of the count of updates; options
+(None, True, a string) choose the formula.  No argument is a function of the leaf: such a function goes to the rule,
+
+    trainfn_jax.transform(trainfn.{name}({example}=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0))
+
+{mask}The rule, with trainfn's own defaults:
+
+{rule}"""
+
+_MASK_DOC = """\
+mask says which leaves are decayed: a tree of booleans shaped like the parameters, the upper part of such a tree, or a
+function of the parameters that makes one.
+
+"""
 
 
 def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
@@ -42,13 +61,17 @@ def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any
             names = ", ".join(signature.parameters)
             raise TypeError(f"{rule.name}: {error}; its arguments are {names}.") from None
         bound.apply_defaults()
-        hyper = {ours.get(name, name): _as_hyperparameter(value) for name, value in bound.arguments.items()}
-        return transform(rule(**hyper, **fixed))
+        mask = bound.arguments.pop("mask", None)
+        hyper = {
+            ours.get(name, name): _as_hyperparameter(f"{rule.name}'s {name}", value)
+            for name, value in bound.arguments.items()
+        }
+        if mask is None:
+            return transform(rule(**hyper, **fixed))
+        return masked(lambda decay: rule(**{**hyper, "weight_decay": decay}, **fixed), hyper["weight_decay"], mask)
 
     make.__name__ = make.__qualname__ = rule.name
-    make.__doc__ = (
-        f"optax.{rule.name} in trainfn's arithmetic.  The rule, with trainfn's own defaults:\n\n{rule.__doc__}"
-    )
+    make.__doc__ = _doc(rule, "mask" in signature.parameters)
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
@@ -67,9 +90,15 @@ def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signatur
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
 
-def _as_hyperparameter(value: Any) -> Any:
+def _doc(rule: Definition, has_mask: bool) -> str:
+    example = "weight_decay" if "weight_decay" in rule.defaults else "lr"
+    text = inspect.cleandoc(rule.__doc__ or "")
+    return _DOC.format(name=rule.name, example=example, mask=_MASK_DOC if has_mask else "", rule=text)
+
+
+def _as_hyperparameter(argument: str, value: Any) -> Any:
     is_function = callable(value) and not isinstance(value, Schedule) and not hasattr(value, "dtype")
-    return OptaxSchedule(value) if is_function else value
+    return OptaxSchedule(value, argument) if is_function else value
 
 
 _LEARNING_RATE = ("learning_rate", _REQUIRED)
@@ -77,9 +106,18 @@ _LEARNING_RATE = ("learning_rate", _REQUIRED)
 sgd = _optimizer(trainfn.sgd, _LEARNING_RATE, ("momentum", None), ("nesterov", False))
 adam = _optimizer(trainfn.adam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
 adamw = _optimizer(
-    trainfn.adamw, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("weight_decay", 1e-4)
+    trainfn.adamw,
+    _LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-8),
+    _KEYWORD,
+    ("weight_decay", 1e-4),
+    ("mask", None),
 )
-lion = _optimizer(trainfn.lion, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), _KEYWORD, ("weight_decay", 1e-3))
+lion = _optimizer(
+    trainfn.lion, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), _KEYWORD, ("weight_decay", 1e-3), ("mask", None)
+)
 radam = _optimizer(
     trainfn.radam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("threshold", 5.0)
 )

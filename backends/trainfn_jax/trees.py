@@ -27,6 +27,13 @@ def names(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=NAME_SEPARATOR) for path in _paths(tree)]
 
 
+def with_names(tree: Any) -> Any:
+    """The tree with its leaves' names for leaves; None stays None."""
+    leaves, treedef = jax.tree.flatten(tree, is_leaf=is_none)
+    named = zip(leaves, names(tree), strict=True)
+    return jax.tree.unflatten(treedef, [None if x is None else name for x, name in named])
+
+
 def _paths(tree: Any) -> Iterator[tuple[Any, ...]]:
     for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none_or_box)[0]:
         if _is_box(x):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 
 import trainfn as tf
 import trainfn_jax
+from tests.bits import assert_same_bits
 from tests.inputs import numbers
 
 NAMES = ("sgd", "adam", "adamw", "lion", "radam", "rmsprop", "adagrad")
@@ -76,6 +78,69 @@ def test_schedules_of_both_kinds_and_of_any_argument() -> None:
     b = moved(trainfn_jax.adamw(optax.linear_schedule(0.1, 0.05, 8), weight_decay=0.1))
     for k in PARAMS:
         np.testing.assert_allclose(a[k], b[k], rtol=1e-3, atol=1e-6)
+
+
+NESTED = {"layer": {"w": numbers(1, (7, 5), 3), "b": numbers(2, (5,), 3)}, "none": None, "w": numbers(3, (5,), 3)}
+MASKS = {
+    "tree": {"layer": {"w": True, "b": False}, "none": None, "w": np.bool_(True)},
+    "prefix": {"layer": False, "none": True, "w": True},
+    "all": True,
+    "function": lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    "nothing": None,
+}
+
+
+def moved_nested(tx: Any, params: Any) -> Any:
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(3):
+        updates, state = update(jax.tree.map(lambda p: p * 0.3 + 0.1, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_mask_is_the_namesakes(name: str, mask: Any) -> None:
+    settings = {"weight_decay": lambda count: 0.5 / (count + 1), "mask": mask}
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), NESTED)
+        ours, theirs = (moved_nested(getattr(m, name)(0.1, **settings), params) for m in (trainfn_jax, optax))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), ours, theirs)
+
+
+def test_mask_is_a_function_of_the_leaf() -> None:
+    """The same bits, and a state like any other's."""
+    masked = trainfn_jax.adamw(0.1, weight_decay=0.5, mask=MASKS["tree"])
+    rule = tf.adamw(0.1, weight_decay=lambda leaf: 0.0 if leaf.name == "layer/b" else 0.5)
+    ours, expected = (jax.tree.leaves(moved_nested(tx, NESTED)) for tx in (masked, trainfn_jax.transform(rule)))
+    assert_same_bits(dict(enumerate(expected)), dict(enumerate(ours)))  # type: ignore[arg-type]
+    assert jax.tree.structure(masked.init(NESTED)) == jax.tree.structure(trainfn_jax.adamw(1).init(NESTED))
+    assert np.all(optax.tree.map_params(masked, lambda x: x + 1, masked.init(NESTED)).mu["w"] == 1)
+
+
+def test_a_mask_that_does_not_fit() -> None:
+    tx = trainfn_jax.adamw(0.1, mask={"layer": True})
+    with pytest.raises(ValueError, match=r"mask .*'layer'.* does not fit .*'w'"):
+        tx.update(NESTED, tx.init(NESTED), NESTED)
+    twice = {"a": {"b": jnp.ones(2)}, "a/b": jnp.ones(2)}
+    tx = trainfn_jax.adamw(0.1, mask={"a": True, "a/b": False})
+    with pytest.raises(ValueError, match="two leaves are called 'a/b'"):
+        tx.update(twice, tx.init(twice), twice)
+
+
+def test_a_function_of_the_leaf_taken_for_a_schedule() -> None:
+    tx = trainfn_jax.adamw(0.1, weight_decay=lambda leaf: 0.0 if leaf.name == "b" else 0.1)
+    with pytest.raises(AttributeError, match="name") as caught:
+        tx.init(PARAMS)
+    assert "adamw's weight_decay was called with the count" in caught.value.__notes__[0]
+
+
+def test_help_says_what_arguments_are() -> None:
+    for name in NAMES:
+        doc = " ".join(getattr(trainfn_jax, name).__doc__.split())
+        assert "a number, a 0-d array, a trainfn schedule or, as in optax, a function of the count" in doc
+        assert f"trainfn_jax.transform(trainfn.{name}(" in doc
+        assert ("mask says" in doc) == (name in ("adamw", "lion"))
 
 
 def test_an_unknown_argument_is_named() -> None:
