@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
@@ -22,6 +23,19 @@ from trainfn_jax.primitives import flush, opaque, pin
 from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
 
 FLOAT32 = np.dtype(np.float32)
+
+
+def dtype_of(x: Any) -> np.dtype[Any]:
+    """What a leaf is to JAX: NumPy's float64 and Python's numbers are float32 unless jax_enable_x64 is set.
+
+    To be asked outside of `in_float64`, where they are not.
+    """
+    return np.dtype(jnp.result_type(x))
+
+
+def as_array(x: Any) -> Array:
+    """A leaf as JAX would hand it to a jitted function, also where jit is disabled."""
+    return x if isinstance(x, Array) else jnp.asarray(x, dtype_of(x))
 
 
 def compute_dtype(*storage: Any) -> np.dtype[Any]:

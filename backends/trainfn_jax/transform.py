@@ -54,7 +54,7 @@ def _init(rule: Rule, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
     named = zip(trees.names(params), values, strict=True)
-    leaves = [{} if p is None else _initial_leaf(rule, name, p) for name, p in named]
+    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
@@ -66,9 +66,8 @@ def _init(rule: Rule, params: Any) -> Any:
 
 
 @in_float64
-def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
+def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
     """One leaf's state before the first update, by trainfn's field names."""
-    dtype = np.dtype(jnp.result_type(p))
     trees.check_floating(name, "a parameter", dtype)
     leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
     compute = arrays.compute_dtype(dtype)
@@ -79,7 +78,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any) -> dict[str, Any]:
     if "p" in program.inputs(Sort.ARRAY):
         if isinstance(p, jax.ShapeDtypeStruct):
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
-        inputs["p"] = arrays.load(jnp.asarray(p), compute)
+        inputs["p"] = arrays.load(jnp.asarray(p, dtype), compute)
     table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
     outputs = run([Call(program, inputs, table)], TABLE)[0]
     like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
@@ -109,7 +108,7 @@ def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_ar
     leaves = []
     for i in taking_part:
         mine = {k: xs[i] for k, xs in by_leaf.items() if xs[i] is not None}
-        leaves.append(LeafArrays(gradients[i], None if p is None else p[i], mine))
+        leaves.append(jax.tree.map(arrays.as_array, LeafArrays(gradients[i], None if p is None else p[i], mine)))
     recipe, hyper = _recipe(rule, [names[i] for i in taking_part], leaves, state.count)
     extras = _extras(rule, extra_args)
     new_updates, new_states, of_model, count = step(recipe, leaves, of_model, state.count, hyper, extras)

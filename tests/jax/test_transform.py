@@ -286,6 +286,26 @@ def test_one_compilation_and_stable_dtypes(dtype: Any) -> None:
     lax.cond(True, lambda s: tx.update(params, s, params)[1], lambda s: s, state)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_numbers_from_outside_have_the_dtype_jax_gives_them(x64: bool) -> None:
+    """NumPy's float64 and Python's floats: in init, eager, jitted, scanned and where jit is disabled."""
+    tx = trainfn_jax.transform(tf.chain(everything(), tf.adamw()))
+    params = {"numpy": np.linspace(0.1, 1, 3), "python": 2.0}
+    with jax.enable_x64(x64):
+        state = tx.init(params)
+        update = partial(tx.update, value=1.0)
+        results = [update(params, state, params), jax.jit(update)(params, state, params)]
+        results += [jax.jit(lambda p: update(p, tx.init(p), p))(params)]
+        results += [(params, lax.scan(lambda s, _: (update(params, s, params)[1], None), state, length=2)[0])]
+        with jax.disable_jit():
+            results += [update(params, tx.init(params), params)]
+        like = optax.adamw(0.1).init(params)[0].mu
+        for updates, after in results:
+            for tree in (state.start, state.nu, after.start, after.mu, *([] if updates is params else [updates])):
+                assert {k: x.dtype for k, x in tree.items()} == {k: x.dtype for k, x in like.items()}
+        assert jax.tree.map(lambda x: x.aval, state) == jax.tree.map(lambda x: x.aval, results[-2][1])
+
+
 def test_equal_rules_share_what_is_compiled() -> None:
     from trainfn_jax.step import step
 
