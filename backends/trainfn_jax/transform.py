@@ -141,7 +141,13 @@ def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
     if missing:
         call = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(f"{rule.name} needs more than gradients: call update(gradients, state, params, {call}).")
-    return {name: jnp.asarray(given[name]) for name in rule.extras}
+    return {name: _one_number(name, given[name]) for name in rule.extras}
+
+
+def _one_number(name: str, x: Any) -> Array:
+    if np.size(x) != 1:
+        raise ValueError(f"{name} must be one number, not an array of shape {np.shape(x)}.")
+    return jnp.reshape(jnp.asarray(x), ())
 
 
 # -- what has to fit ---------------------------------------------------------------------------------------------------

@@ -260,6 +260,15 @@ def test_a_missing_extra_is_named() -> None:
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
+def test_an_extra_is_one_number() -> None:
+    tx = trainfn_jax.transform(everything())
+    state = tx.init(PARAMS)
+    with pytest.raises(ValueError, match=r"value must be one number, not an array of shape \(3,\)"):
+        tx.update(PARAMS, state, PARAMS, value=jnp.ones(3))
+    a, b = (tx.update(PARAMS, state, PARAMS, value=x)[0] for x in (0.5, jnp.full((1, 1), 0.5)))
+    assert_same_bits(a, b)
+
+
 def test_a_skipped_update_changes_nothing() -> None:
     tx = trainfn_jax.transform(tf.skip_if_not_finite(tf.adamw(lr=0.1)))
     params, state = one_step(tx, PARAMS, tx.init(PARAMS), {k: numbers(1, s) for k, s in SHAPES.items()})
