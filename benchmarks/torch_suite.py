@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytorch_optimizer
 import torch
 
 import trainfn as tf
@@ -47,6 +48,18 @@ def many_small_tensors() -> dict[str, str]:
     return ratio_row("AdamW, 1,000 tensors of 64", "torch AdamW(fused=True)", ratio, 0.5)
 
 
+def looking_at_small_tensors() -> dict[str, str]:
+    """What of the step over small tensors is spent by the kernels: the rest is looking at 5,000 tensors in Python."""
+    step = _ours(tf.adamw(), SMALL)
+    (plan,) = [batch.kept for _, batch in step.__self__._plan._batches]  # type: ignore[attr-defined]
+
+    def kernels() -> None:
+        plan.run(None)
+
+    ratio = compare(kernels, step, pairs=100)
+    return row("of that, kernels and version counters", "the whole step", str(ratio), "no target", "-")
+
+
 def unscale_clip_adamw() -> dict[str, str]:
     """The whole of a mixed-precision update.  A loss scale of 1 leaves torch's gradients what they are."""
     optimizer = trainfn_torch.Optimizer(
@@ -78,11 +91,12 @@ def unscale_clip_adamw() -> dict[str, str]:
     )
 
 
-# What torch's foreach implementation moves for each parameter, in words: one pass for each _foreach_ call.
+# What a foreach implementation moves for each parameter, in words: one pass for each _foreach_ call.
 ELEMENTWISE: Sequence[tuple[str, tf.Rule, Any, dict[str, Any], int]] = (
     ("SGD with momentum", tf.sgd(momentum=0.9), torch.optim.SGD, {"momentum": 0.9}, 3 + 3 + 2),
     ("Adam", tf.adam(), torch.optim.Adam, {}, 3 + 2 + 3 + 2 + 2 + 2 + 4),
     ("AdamW", tf.adamw(), torch.optim.AdamW, {}, 2 + 3 + 2 + 3 + 2 + 2 + 2 + 4),
+    ("Lion", tf.lion(weight_decay=0.0), pytorch_optimizer.Lion, {}, 3 + 2 + 3 + 3),
     ("RAdam", tf.radam(), torch.optim.RAdam, {}, 3 + 2 + 3 + 2 + 2 + 2 + 2 + 2 + 4),
     ("RMSprop", tf.rmsprop(), torch.optim.RMSprop, {}, 2 + 3 + 2 + 2 + 4),
     ("Adagrad", tf.adagrad(), torch.optim.Adagrad, {}, 3 + 2 + 2 + 2 + 4),
@@ -92,11 +106,13 @@ ELEMENTWISE: Sequence[tuple[str, tf.Rule, Any, dict[str, Any], int]] = (
 def _elementwise(
     name: str, rule: tf.Rule, make: Any, hyper: dict[str, Any], their_words: int
 ) -> Callable[[], dict[str, str]]:
+    library = make.__module__.partition(".")[0]
+
     def measured() -> dict[str, str]:
         program = lower(rule.program().keep(n for n in rule.program().output if n != "update"))
         target = 1.15 * program.words / their_words
         ratio = compare(_ours(rule), _theirs(make, foreach=True, **hyper), pairs=20, seconds=15)
-        return ratio_row(f"{name} ({program.words} words)", f"torch foreach ({their_words} words)", ratio, target)
+        return ratio_row(f"{name} ({program.words} words)", f"{library} foreach ({their_words} words)", ratio, target)
 
     measured.__name__ = name.replace(" ", "_").lower()
     return measured
@@ -186,6 +202,7 @@ ROWS: tuple[Callable[[], dict[str, str]], ...] = (
     unscale_clip_adamw,
     *(_elementwise(*case) for case in ELEMENTWISE),
     many_small_tensors,
+    looking_at_small_tensors,
     bandwidth,
     extra_memory,
     inductor,
