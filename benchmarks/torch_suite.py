@@ -51,6 +51,7 @@ def many_small_tensors() -> dict[str, str]:
 def looking_at_small_tensors() -> dict[str, str]:
     """What of the step over small tensors is spent by the kernels: the rest is looking at 5,000 tensors in Python."""
     step = _ours(tf.adamw(), SMALL)
+    step()  # makes the plan
     (plan,) = [batch.kept for _, batch in step.__self__._plan._batches]  # type: ignore[attr-defined]
 
     def kernels() -> None:
