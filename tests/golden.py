@@ -1,7 +1,8 @@
 """Golden trajectories: hashes of every state of every rule after 10 and 1,000 float32 steps.
 
 They hold the meaning of each rule still: whoever changes a formula, an order of operations or a rounding changes a
-hash, on every execution at once, and has to say so by running `python -m tests.golden`, which writes them anew.
+hash, on every execution at once, and has to say so by running `.venv/bin/python -m tests.golden`, which writes them
+anew.
 """
 
 from __future__ import annotations
@@ -61,9 +62,19 @@ def hashes(trajectory: Trajectory) -> list[str]:
     return [digest(trajectory[n - 1]) for n in STEPS if n <= len(trajectory)]
 
 
+HOW = "Write the hashes with `.venv/bin/python -m tests.golden`, and see in `git diff` that no other row changed."
+
+
 def read() -> dict[str, list[str]]:
     loaded: dict[str, list[str]] = json.loads(FILE.read_text())
     return loaded
+
+
+def expected(row: str) -> list[str]:
+    """The committed digests of a row."""
+    table = read()
+    assert row in table, f"{row} is not in tests/{FILE.name}. {HOW}"
+    return table[row]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""A new rule is not forgotten anywhere: it is public, has a row, and goes by its namesakes' names in both libraries.
+
+Every row of the catalogue that names an optimizer of torch.optim or optax is that optimizer's drop-in, so there is one
+under its name, with its arguments and defaults, and what it remembers is called what the namesake calls it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+import trainfn as tf
+import trainfn.rules
+from tests.catalogue import ROWS, Namesake
+from tests.inputs import numbers
+from trainfn.rule import Definition
+
+SHAPES = {"w": (4, 3), "b": (3,)}
+# What chooses between torch's implementations.
+NOT_TAKEN = {"foreach", "fused", "capturable", "differentiable"}
+
+
+def _defined() -> dict[str, Definition]:
+    """The rules found in the files of trainfn/rules, under `file.name`."""
+    files = [importlib.import_module(f"trainfn.rules.{m.name}") for m in pkgutil.iter_modules(trainfn.rules.__path__)]
+    return {
+        f"{file.__name__}.{name}": x
+        for file in files
+        for name, x in vars(file).items()
+        if isinstance(x, Definition) and x.function.__module__ == file.__name__
+    }
+
+
+def _of_rows(library: str) -> list[Any]:
+    named = [(row, getattr(row, library)) for row in ROWS if getattr(row, library)]
+    return [pytest.param(namesake, id=f"{row.name}-{namesake.name}") for row, namesake in named]
+
+
+def test_every_rule_is_public() -> None:
+    for place, definition in _defined().items():
+        for module in (trainfn.rules, tf):
+            file = module.__name__.replace(".", "/") + "/__init__.py"
+            assert getattr(module, definition.name, None) is definition, f"{place} is not public: import it in {file}."
+
+
+def test_every_rule_has_a_row() -> None:
+    with_row = {link.definition for row in ROWS for link in row.rule()._all_links}
+    for place, definition in _defined().items():
+        assert definition in with_row, f"{place} is in no row of tests/catalogue.py: add one to ROWS."
+
+
+# -- torch.optim -------------------------------------------------------------------------------------------------------
+
+
+def _torch_pair(namesake: Namesake) -> tuple[Any, Any]:
+    """torch's class and ours of that name."""
+    import torch
+
+    import trainfn_torch
+
+    ours = getattr(trainfn_torch.optim, namesake.name, None)
+    assert ours is not None, (
+        f"trainfn_torch.optim has no {namesake.name}, which a row of tests/catalogue.py names: add the class to "
+        "backends/trainfn_torch/optim.py."
+    )
+    return getattr(torch.optim, namesake.name), ours
+
+
+def _on_tensors(make: Any, hyper: Mapping[str, Any]) -> Any:
+    """An optimizer over two float64 parameters with a gradient each."""
+    import torch
+
+    params = []
+    for i, shape in enumerate(SHAPES.values()):
+        params.append(torch.from_numpy(numbers(i, shape)).double().requires_grad_())
+        params[-1].grad = torch.from_numpy(numbers(10 + i, shape)).double()
+    return make(params, **hyper)
+
+
+@pytest.mark.parametrize("namesake", _of_rows("torch"))
+def test_torchs_arguments(namesake: Namesake) -> None:
+    theirs, ours = (inspect.signature(cls).parameters for cls in _torch_pair(namesake))
+    where = f"{namesake.name} in backends/trainfn_torch/optim.py"
+    for position, (name, parameter) in enumerate(ours.items()):
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        assert parameter.default == theirs[name].default, f"{where}: the default of {name} is not torch's."
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            assert list(theirs)[position] == name, f"{where}: {name} does not stand where torch has it."
+    their_group, our_group = (_on_tensors(cls, {}).param_groups[0] for cls in _torch_pair(namesake))
+    lacking = their_group.keys() - our_group.keys() - NOT_TAKEN
+    assert not lacking, (
+        f"{where}: torch's groups also hold {lacking}. Translate a hyperparameter of another name in WORDS, "
+        "backends/trainfn_torch/names.py; take what decides the formula as an argument and in `fixed`."
+    )
+
+
+@pytest.mark.parametrize("namesake", _of_rows("torch"))
+def test_torchs_states(namesake: Namesake) -> None:
+    """They have torch's names, and a run may go over to torch and back."""
+    theirs, ours = (_on_tensors(cls, namesake.hyper) for cls in _torch_pair(namesake))
+    theirs.step()
+    ours.step()
+    their_keys, our_keys = (set(o.state[o.param_groups[0]["params"][0]]) - {"step"} for o in (theirs, ours))
+    assert our_keys == their_keys, (
+        f"{namesake.name}: torch calls its state {sorted(their_keys)} and here it is {sorted(our_keys)}: translate it "
+        "in WORDS, backends/trainfn_torch/names.py."
+    )
+    saved = theirs.state_dict()
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(saved)
+    for optimizer in (theirs, ours):
+        optimizer.step()
+    for a, b in zip(*(o.param_groups[0]["params"] for o in (theirs, ours)), strict=True):
+        assert float((a - b).detach().abs().max()) <= 1e-12
+
+
+# -- optax -------------------------------------------------------------------------------------------------------------
+
+
+def _optax_pair(namesake: Namesake) -> tuple[Any, Any]:
+    import optax
+
+    import trainfn_jax
+
+    ours = getattr(trainfn_jax, namesake.name, None)
+    assert ours is not None, (
+        f"trainfn_jax has no {namesake.name}, which a row of tests/catalogue.py names: add it to "
+        "backends/trainfn_jax/optimizers.py and to backends/trainfn_jax/__init__.py."
+    )
+    return getattr(optax, namesake.name), ours
+
+
+@pytest.mark.parametrize("namesake", _of_rows("optax"))
+def test_optaxs_arguments(namesake: Namesake) -> None:
+    theirs, ours = (inspect.signature(make).parameters for make in _optax_pair(namesake))
+    where = f"{namesake.name} in backends/trainfn_jax/optimizers.py"
+    for position, (name, parameter) in enumerate(ours.items()):
+        assert parameter.default == theirs[name].default, f"{where}: the default of {name} is not optax's."
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            assert list(theirs)[position] == name, f"{where}: {name} does not stand where optax has it."
+
+
+@pytest.mark.parametrize("namesake", _of_rows("optax"))
+def test_optaxs_states(namesake: Namesake) -> None:
+    import jax
+
+    params = {k: numbers(i, shape) for i, (k, shape) in enumerate(SHAPES.items())}
+    theirs, ours = (make(**namesake.hyper).init(params) for make in _optax_pair(namesake))
+    their_fields = {
+        key.name
+        for path, leaf in jax.tree_util.tree_leaves_with_path(theirs)
+        for key in path
+        if isinstance(key, jax.tree_util.GetAttrKey) and leaf.ndim
+    }
+    our_fields = {name for name in ours._fields if name != "count" and jax.tree.leaves(getattr(ours, name))}
+    assert our_fields == their_fields, (
+        f"{namesake.name}: optax calls its state {sorted(their_fields)} and here it is {sorted(our_fields)}: translate "
+        "it in STATE, backends/trainfn_jax/vocabulary.py."
+    )
