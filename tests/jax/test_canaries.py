@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+from tests.bits import differing as differing_bits
+from tests.executions import factors
 from tests.inputs import numbers
 from trainfn_jax.primitives import pin
 
@@ -81,6 +83,16 @@ def differing(formula: Any, keep: Identity) -> int:
 def test_rewritten_without_a_pin_and_not_with_it(formula: Any) -> None:
     assert differing(formula, lambda x: x) > 0
     assert differing(formula, pin) == 0
+
+
+def test_gradients_computed_in_the_same_jit_are_such_products() -> None:
+    """What `tests.executions` gives the step to multiply: its product is the gradient, and would be contracted."""
+    x, y = factors(X)
+    assert np.array_equal(x * y, X)
+    assert np.mean(np.asarray(jax.jit(lambda x, y, z: x * y + z)(x, y, Z)) != X + Z) > 0.1
+    for special in (np.float32([np.nan, np.inf, 0.0, 1e-45, 2.0**-126]), np.zeros(0, np.float16), np.float64(0.3)):
+        x, y = factors(special)
+        assert differing_bits(x * y, special) == 0
 
 
 def test_division_by_a_number_becomes_a_product() -> None:
