@@ -12,6 +12,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trainfn as tf
@@ -129,9 +130,9 @@ def _optax_pair(namesake: Namesake) -> tuple[Any, Any]:
     import trainfn_jax
 
     ours = getattr(trainfn_jax, namesake.name, None)
-    assert ours is not None, (
-        f"trainfn_jax has no {namesake.name}, which a row of tests/catalogue.py names: add it to "
-        "backends/trainfn_jax/optimizers.py and to backends/trainfn_jax/__init__.py."
+    assert namesake.name in (trainfn_jax.__all__ if ours else ()), (
+        f"trainfn_jax has no public {namesake.name}, which a row of tests/catalogue.py names: add it to "
+        "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
     )
     return getattr(optax, namesake.name), ours
 
@@ -163,3 +164,19 @@ def test_optaxs_states(namesake: Namesake) -> None:
         f"{namesake.name}: optax calls its state {sorted(their_fields)} and here it is {sorted(our_fields)}: translate "
         "it in STATE, backends/trainfn_jax/vocabulary.py."
     )
+
+
+@pytest.mark.parametrize("namesake", _of_rows("optax"))
+def test_optaxs_updates(namesake: Namesake) -> None:
+    import jax
+
+    with jax.enable_x64(True):
+        params = {k: numbers(i, shape).astype(float) for i, (k, shape) in enumerate(SHAPES.items())}
+        theirs, ours = (make(**namesake.hyper) for make in _optax_pair(namesake))
+        state, own = theirs.init(params), ours.init(params)
+        for n in range(1, 4):
+            grads = {k: numbers(10 * n + i, shape).astype(float) for i, (k, shape) in enumerate(SHAPES.items())}
+            expected, state = theirs.update(grads, state, params)
+            updates, own = ours.update(grads, own, params)
+            for k in SHAPES:
+                np.testing.assert_allclose(updates[k], expected[k], atol=1e-12, rtol=1e-12, err_msg=namesake.name)
