@@ -2,8 +2,8 @@
 
 A program lists nodes in the order in which the rule computed them; a node names its operation and the earlier
 nodes it reads.  There is no control flow and nothing library-specific, so that one program has one meaning
-everywhere: numpy (`trainfn.reference`) defines it, every backend executes it with the same bits, and this module
-prints it as formulas and counts what it costs.
+everywhere: numpy (`trainfn.reference`) defines it, every backend executes it with the same bits, `trainfn.formulas`
+prints it, and this module counts what it costs.
 
 Four sorts of value exist.  An ARRAY is shaped like the leaf (float32, or float64 for float64 leaves), a MASK is its
 boolean companion.  A SCALAR is one float64 number, a FLAG one boolean.  A SCALAR enters array arithmetic through a
@@ -12,7 +12,7 @@ boolean companion.  A SCALAR is one float64 number, a FLAG one boolean.  A SCALA
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -195,78 +195,6 @@ class Program:
         return sum(phase.flops for phase in self.phases)
 
     def __str__(self) -> str:
-        return "\n".join(_formulas(self))
+        from trainfn.formulas import cost_and_formulas
 
-
-def bytes_per_parameter(program: Program, itemsize: int = 4) -> int:
-    """Bytes a step must move for each parameter when every array has elements of `itemsize` bytes."""
-    return program.words * itemsize
-
-
-# -- printing ------------------------------------------------------------------------------------------------------
-
-_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
-_COMPARE = {"lt": "<", "le": "<=", "eq": "==", "and": "and", "or": "or"}
-_ATOM = 9
-
-
-def _formulas(program: Program) -> Iterator[str]:
-    uses = _use_counts(program)
-    named = dict(program.labels)
-    for name, index in program.outputs:
-        if program.nodes[index].op not in ("input", "const"):
-            named[index] = name if name in ("update", "applied") else name.removeprefix("state.") + "'"
-    for i, node in enumerate(program.nodes):
-        shared = uses[i] > 1 and node.op not in ("input", "const", "meet", "neg")
-        if i not in named and (shared or node.is_reduction):
-            named[i] = f"t{i}"
-
-    def text(index: int, level: int = 0) -> str:
-        return named[index] if index in named and program.nodes[index].op != "input" else expression(index, level)
-
-    def expression(index: int, level: int = 0) -> str:
-        return _expression(program.nodes[index], level, text)
-
-    last = len(program.phases) - 1
-    for number, phase in enumerate(program.phases):
-        yield f"pass {number + 1} of {last + 1}: {phase.words} words and {phase.flops} flops per parameter"
-        inside = set(phase.scalars) | set(phase.elementwise)
-        for i in sorted(inside | set(phase.reductions)):
-            if i in named and program.nodes[i].op not in ("input", "const"):
-                yield f"  {named[i]} = {expression(i)}"
-    total = bytes_per_parameter(program)
-    yield f"in all: {program.words} words ({total} bytes in float32) and {program.flops} flops per parameter"
-
-
-def _use_counts(program: Program) -> list[int]:
-    uses = [0] * len(program.nodes)
-    for node in program.nodes:
-        for arg in node.args:
-            uses[arg] += 1
-    return uses
-
-
-def _expression(node: Node, level: int, text: Callable[..., str]) -> str:
-    if node.op == "input":
-        return str(node.static).removeprefix("state.")
-    if node.op == "const":
-        value = node.static
-        assert isinstance(value, float)
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    if node.op in ("meet", "stored"):  # roundings: part of the contract, not of the formula
-        return str(text(node.args[0], level))
-    if node.op == "neg":
-        return _wrap("-" + text(node.args[0], 3), 3, level)
-    if node.op in _INFIX:
-        sign, rank = _INFIX[node.op]
-        left, right = text(node.args[0], rank), text(node.args[1], rank + 1)
-        return _wrap(f"{left}{sign}{right}" if rank > 1 else f"{left} {sign} {right}", rank, level)
-    if node.op in _COMPARE:
-        left, right = text(node.args[0], _ATOM), text(node.args[1], _ATOM)
-        return f"({left} {_COMPARE[node.op]} {right})"
-    name = f"{node.static}_{'dot' if len(node.args) > 1 else node.op}" if node.is_reduction else node.op
-    return f"{name}({', '.join(text(a) for a in node.args)})"
-
-
-def _wrap(text: str, rank: int, level: int) -> str:
-    return f"({text})" if rank < level else text
+        return "\n".join(cost_and_formulas(self))
