@@ -59,15 +59,103 @@ def _program(body: Any) -> Any:
         (lambda step, g, p, lr: round(step) * g, "floor"),
         (lambda step, g, p, lr: np.ones(3) * g, r"Write x \* y"),
         (lambda step, g, p, lr: g * True, "Python bool"),
-        (lambda step, g, p, lr: None, "where an update is due"),
-        (lambda step, g, p, lr: g > 0, "where an update is due"),
-        (lambda step, g, p, lr: (g, p), "where an update is due"),
+        (lambda step, g, p, lr: None, "the update is .* where an Array"),
+        (lambda step, g, p, lr: g > 0, "the update is .* where an Array"),
+        (lambda step, g, p, lr: (g, p), "the update is .* where an Array"),
         (lambda step, g, p, lr: verbs.apply_if(g > 0, g), "one condition for the whole model"),
+        (lambda step, g, p, lr: g if lr > 0 else p, r"declared as an option: `name: Static\[int\]"),
+        (lambda step, g, p, lr: 2**g, r"\*\* was used on <traced array g>"),
+        (lambda step, g, p, lr: verbs.global_norm(lr) * g, "global_norm takes an Array .* not <traced scalar lr>"),
+        (lambda step, g, p, lr: leaf_sum(g > 0) * g, r"Count with where\(c, 1.0, 0.0\)"),
+        (lambda step, g, p, lr: g.mean(), r"Write leaf_sum\(x\) / x.size"),
+        (lambda step, g, p, lr: g.mul_(lr), r"Write x \* y"),
+        (lambda step, g, p, lr: np.mean(g), r"Write leaf_sum\(x\) / x.size"),
+        (lambda step, g, p, lr: g.__setitem__(0, 1), r"where\(g > 1, 1, g\)"),
+        (lambda step, g, p, lr: f"{g:.3f}", "no number to format"),
+        (lambda step, g, p, lr: 1 - (g > 0), r"where\(c, 1, 0\)"),
+        (lambda step, g, p, lr: where((g > 0) == (p > 0), g, p), "combine conditions with &"),
+        (lambda step, g, p, lr: where(~g, g, p), "compare it first"),
+        (lambda step, g, p, lr: where(True & (g > 0), g, p), "Python bool True"),
+        (lambda step, g, p, lr: 5 % step * g, "% is not a verb"),
+        (lambda step, g, p, lr: tf.linear(0, 1, 5) * g, "give the schedule as a hyperparameter"),
+        (lambda step, g, p, lr: np.zeros(3), r"zeros_like\(p\)"),
+        (lambda step, g, p, lr: (g, p), "has a parameter `state`"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_with_a_remedy(body: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         _program(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda torch, g, p: torch.sqrt(g), "torch.sqrt was called on <traced array g>.* Use trainfn.verbs.sqrt"),
+        (lambda torch, g, p: torch.cat([p, g]), "torch.cat was called on <traced array p>"),
+        (lambda torch, g, p: torch.tensor(2.0) * g, "Write it as a Python number"),
+    ],
+)
+def test_functions_of_torch_are_refused_with_the_verb(body: Any, message: str) -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TraceError, match=f"rule probe: .*{message}"):
+        _program(lambda step, g, p, lr: body(torch, g, p))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda jnp, g, p: jnp.sqrt(g), "Use trainfn.verbs.sqrt"),
+        (lambda jnp, g, p: jnp.sum(g), "Use trainfn.verbs.leaf_sum"),
+        (lambda jnp, g, p: jnp.mean(g), r"Write leaf_sum\(x\) / x.size"),
+        (lambda jnp, g, p: jnp.maximum(g, p), "Use trainfn.verbs.maximum"),
+        (lambda jnp, g, p: jnp.where(g > 0, g, p), "Use trainfn.verbs.where"),
+    ],
+)
+def test_functions_of_jax_are_refused_with_the_verb(body: Any, message: str) -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    with pytest.raises(TraceError, match=f"rule probe: a function of another library .*{message}"):
+        _program(lambda step, g, p, lr: body(jnp, g, p))
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (lambda s, g, p, lr: np.sin(p), "array p"),
+        (lambda s, g, p, lr: np.sin(s.kept), "array state.kept"),
+        (lambda s, g, p, lr: np.sin(lr), "scalar lr"),
+        (lambda s, g, p, lr: np.sin(s.total), "scalar state.total"),
+        (lambda s, g, p, lr: np.sin(lr * g + 2), r"array lr\*g \+ 2"),
+        (lambda s, g, p, lr: np.sin(leaf_sum(g)), r"scalar leaf_sum\(g\)"),
+    ],
+)
+def test_errors_name_the_rule_and_the_value(body: Any, value: str) -> None:
+    @tf.rule
+    def named(state: Both, g, p, *, lr=0.1):  # type: ignore[no-untyped-def]
+        return body(state, g, p, lr)
+
+    with pytest.raises(TraceError, match=f"^rule named: numpy.sin was called on <traced {value}>"):
+        named().program()
+
+
+def test_an_error_inside_a_wrapper_names_the_rule_it_is_in() -> None:
+    rule = tf.skip_if_not_finite(tf.rule(lambda g: g.sum())())
+    with pytest.raises(TraceError, match=r"^rule <lambda>: "):
+        rule.program()
+
+
+def test_other_errors_in_a_rule_get_a_note() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        _program(lambda step, g, p, lr: g * (1 / 0))
+    assert caught.value.__notes__ == ["while tracing rule probe"]
+
+
+def test_a_method_that_is_none_is_missing_to_hasattr_and_a_trace_error() -> None:
+    seen = []
+    _program(lambda step, g, p, lr: seen.append(hasattr(g, "mean")) or g)
+    assert seen == [False]
+    with pytest.raises(tf.NoSuchMethod):
+        _program(lambda step, g, p, lr: g.mean())
+    assert issubclass(tf.NoSuchMethod, TraceError)
 
 
 def test_a_value_kept_from_another_trace_is_refused() -> None:
@@ -116,7 +204,17 @@ def test_verbs_take_plain_numbers() -> None:
     assert verbs.isfinite(math.inf) is False
 
 
+@pytest.mark.parametrize("x", ["4", np.ones(3), tf.constant(4.0), None])
+def test_verbs_refuse_what_is_no_number(x: Any) -> None:
+    with pytest.raises(TraceError, match="sqrt takes what a rule is given and Python numbers"):
+        verbs.sqrt(x)
+
+
 def test_numpy_scalars_mix_with_traced_values() -> None:
+    assert _program(lambda step, g, p, lr: where(np.float64(2.0) < g, g, p)) == _program(
+        lambda step, g, p, lr: where(g > 2.0, g, p)
+    )
+    assert _program(lambda step, g, p, lr: np.array(2.0) * g) == _program(lambda step, g, p, lr: 2.0 * g)
     assert _program(lambda step, g, p, lr: np.float64(2.0) * g) == _program(lambda step, g, p, lr: 2.0 * g)
 
 
@@ -133,6 +231,56 @@ def test_a_program_prints_as_formulas_with_its_cost() -> None:
     assert "pass 1 of 2: 1 words and 2 flops per parameter" in text
     assert "pass 2 of 2: 7 words" in text
     assert "in all: 8 words (32 bytes in float32)" in text
+
+
+def _formulas(program: Any) -> list[tuple[str, str]]:
+    return [
+        (name, text) for name, _, text in (line.strip().partition(" = ") for line in str(program).split("\n")) if text
+    ]
+
+
+class Counted(NamedTuple):
+    n: tf.LeafScalar
+    total: tf.ModelPair
+    kept: tf.Array
+    start: tf.Array
+
+
+@tf.rule
+def shadowing(state: Counted, g, p, *, momentum=0.9):  # type: ignore[no-untyped-def]
+    """Local variables that are called like states, inputs and other links' variables."""
+    n = momentum * state.n + leaf_sum(g)
+    g = g + 3
+    total = state.total + global_sum(g)
+    return g * n * total, Counted(n, total, g, p)
+
+
+def test_each_name_in_the_formulas_is_one_value() -> None:
+    lines = _formulas(shadowing())
+    assert ("n'", "momentum*n + t8") in lines
+    assert ("k'", "g + 3") not in lines
+    assert ("kept'", "g + 3") in lines
+    assert ("total'", "total + t13") in lines
+    assert ("update", "kept'*n'*total'") in lines
+    assert ("start'", "p") in lines  # what is only copied is a formula too
+    assert not any("single" in text or ".high" in text for _, text in lines)
+    assert dict(_formulas(shadowing().init_program())) == {"n'": "0", "total'": "0", "kept'": "0", "start'": "0"}
+
+
+def test_links_with_equal_variables_are_told_apart() -> None:
+    lines = _formulas(tf.chain(tf.clip_by_global_norm(), tf.adam(), tf.adamw()))
+    assert ("m_hat", "adam.m'*(1/(1 - adam.b1**t))") in lines
+    assert ("m_hat_2", "m'*(1/(1 - b1**t))") in lines
+    assert len(dict(lines)) == len(lines)
+    assert not {"g", "p", "m", "v"} & dict(lines).keys()
+
+
+def test_powers_and_signs_are_printed_as_they_bind() -> None:
+    @tf.rule
+    def powers(step, g, *, lr=0.1):  # type: ignore[no-untyped-def]
+        return g * ((-2.0) ** step + (lr**step) ** 2 + 2 ** (-step) - (lr - step))
+
+    assert "(-2)**step + (lr**step)**2 + 2**-step - (lr - step)" in str(powers()).replace("(-step)", "-step")
 
 
 def test_words_of_a_step() -> None:
@@ -195,6 +343,41 @@ def test_wrong_states_are_refused(returned: Any, message: str) -> None:
 
     with pytest.raises(TraceError, match=message):
         wrong().program()
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        (lambda p: One(np.zeros(3)), r"the initial state field m is array\(.*zeros_like\(p\)"),
+        (lambda p: (p,), r"One.init must return One\(...\); it returned \(<traced array p>,\)"),
+        (lambda p: None, "One.init must .*; it returned None"),
+        (lambda p, q: One(p), "One.init asks for q; .* hyperparameters it names: lr"),
+    ],
+)
+def test_wrong_initial_states_are_refused(init: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(One, "init", staticmethod(init), raising=False)
+
+    @tf.rule
+    def wrong(state: One, g, *, lr=0.1):  # type: ignore[no-untyped-def]
+        return g, state
+
+    with pytest.raises(TraceError, match=f"^rule wrong: {message}"):
+        wrong().init_program()
+
+
+class One(NamedTuple):
+    m: tf.Array
+
+
+def test_the_initial_state_may_have_arguments_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    init = staticmethod(lambda p, lr, scale=2.0: One(verbs.full_like(p, lr * scale)))
+    monkeypatch.setattr(One, "init", init, raising=False)
+
+    @tf.rule
+    def scaled(state: One, g, *, lr=0.1):  # type: ignore[no-untyped-def]
+        return g, state
+
+    assert "m' = lr*2" in str(scaled().init_program())
 
 
 def test_leaves_must_agree_on_what_is_reduced_over_the_model() -> None:

@@ -35,6 +35,7 @@ from trainfn.trace import LeafPair as LeafPair
 from trainfn.trace import LeafScalar as LeafScalar
 from trainfn.trace import ModelPair as ModelPair
 from trainfn.trace import ModelScalar as ModelScalar
+from trainfn.trace import NoSuchMethod as NoSuchMethod
 from trainfn.trace import TraceError as TraceError
 from trainfn.wrappers.skip import maximize as maximize
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite

@@ -44,6 +44,7 @@ from trainfn.hyperparameters import inherited
 from trainfn.program import Program, Sort
 from trainfn.trace import (
     Array,
+    Condition,
     Graph,
     Leaf,
     LeafPair,
@@ -54,6 +55,7 @@ from trainfn.trace import (
     TraceError,
     Value,
     lift,
+    tracing,
 )
 from trainfn.verbs import zeros_like
 
@@ -94,7 +96,7 @@ class Field(NamedTuple):
         return issubclass(self.sort, ModelScalar)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Definition:
     """A rule as written: the function and what its signature says."""
 
@@ -129,6 +131,9 @@ class Definition:
 
     def __deepcopy__(self, memo: object) -> Definition:
         return self
+
+    def __repr__(self) -> str:
+        return f"<definition of {self.name}>"
 
     def __call__(self, *args: Any, **hyper: Any) -> Rule:
         """Bind hyperparameters; positional ones in the order of the definition, after the inner rule if it has one."""
@@ -315,7 +320,20 @@ def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
 
 
 def rule(function: Callable[..., Any]) -> Definition:
-    """Make a rule of a function; the module's docstring says what its signature means."""
+    """Make a rule of a function; the module's docstring says what its signature means.
+
+    What a rule does to numbers is seen by running it on numpy arrays, one leaf or several by name:
+
+        from trainfn import reference
+
+        params = {"w": numpy.ones(3, numpy.float32)}
+        state = reference.init(myrule(lr=0.1), params)
+        updates, state = reference.update(myrule(lr=0.1), state, grads, params)
+
+    and `print(myrule())` shows its formulas.
+    """
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"@rule makes a rule of a function, not of {function!r}.")
     name = function.__name__
     parameters = inspect.signature(function).parameters.values()
     positional = tuple(p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY)
@@ -325,7 +343,7 @@ def rule(function: Callable[..., Any]) -> Definition:
             f"rule {name}: positional parameters are {', '.join(POSITIONAL)}, not {', '.join(unknown)}. "
             "Hyperparameters stand after `*`."
         )
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = _hints(name, function)
     keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     taken = sorted(RESERVED & keywords.keys())
     if taken:
@@ -337,6 +355,17 @@ def rule(function: Callable[..., Any]) -> Definition:
     return Definition(function, name, positional, keywords, options, state)
 
 
+def _hints(name: str, annotated: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(annotated, include_extras=True)
+    except NameError as error:
+        error.add_note(
+            f"while reading the annotations of rule {name}: what they name must be defined at the top level of the "
+            "module, or leave out `from __future__ import annotations`"
+        )
+        raise
+
+
 def _find(module: str, name: str) -> Any:
     """A definition by its place: what unpickling calls."""
     return operator.attrgetter(name)(importlib.import_module(module))
@@ -345,6 +374,7 @@ def _find(module: str, name: str) -> Any:
 def _check_state(name: str, state: Any, keywords: Mapping[str, Any]) -> None:
     if not (isinstance(state, type) and hasattr(state, "_fields")):
         raise TypeError(f"rule {name}: annotate `state` with a NamedTuple of Array, LeafScalar or ModelScalar fields.")
+    _hints(name, state)
     for field_name, (sort, _) in _field_sorts(state).items():
         if sort not in SORTS_OF_STATE:
             allowed = ", ".join(s.__name__ for s in SORTS_OF_STATE)
@@ -413,12 +443,11 @@ def _trace(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
 def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mapping[str, Value]) -> None:
     """What belongs to the whole model must not be computed from one leaf."""
     fields = [
-        (names, k, sort)
+        (structure.definition.name, name, structure.definition.fields[k])
         for structure in _walk_structures(structures)
-        for names in [dict(structure.state)]
-        for k, sort in structure.definition.fields.items()
+        for k, name in structure.state
     ]
-    inputs = {f"state.{names[k]}": sort for names, k, sort in fields}
+    inputs = {f"state.{name}": sort for _, name, sort in fields}
     of_leaf: set[int] = set()
     for i, node in enumerate(graph.nodes):
         sort = inputs.get(str(node.static).removesuffix(".high").removesuffix(".low"), Value)
@@ -426,14 +455,18 @@ def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mappi
         is_of_leaf = node.static == "leaf" if node.is_reduction else any(a in of_leaf for a in node.args)
         if is_state_of_leaf or is_of_leaf:
             of_leaf.add(i)
-    for names, k, sort in fields:
-        stored = [v for n, v in states.items() if n.removesuffix(".high").removesuffix(".low") == f"state.{names[k]}"]
+    for owner, name, sort in fields:
+        stored = [v for n, v in states.items() if n.removesuffix(".high").removesuffix(".low") == f"state.{name}"]
         if issubclass(sort, ModelScalar) and any(v.index in of_leaf for v in stored):
             raise TraceError(
-                f"state field {names[k]} belongs to the model and was computed from one leaf: use global_*."
+                f"rule {owner}: state field {name} belongs to the model and was computed from one leaf: use "
+                "global_sum, global_max or global_norm."
             )
     if any(gate.index in of_leaf for gate in graph.gates):
-        raise TraceError("apply_if decides for the whole model and was given a condition of one leaf: use global_*.")
+        raise TraceError(
+            "apply_if decides for the whole model and was given a condition of one leaf: use global_sum, global_max or "
+            "global_norm."
+        )
 
 
 def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Value]) -> Any:
@@ -443,6 +476,12 @@ def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Va
 
 
 def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
+    with tracing(f"rule {structure.definition.name}"):
+        return _updated(structure, _call(structure, g, p, states), g, states)
+
+
+def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
+    """What the rule's function returns."""
     graph: Graph = g.graph
     definition = structure.definition
     state_names = dict(structure.state)
@@ -451,7 +490,7 @@ def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -
 
     def inner(gradient: Any) -> Any:
         calls.append(gradient)
-        return _apply(structure.inner, _as_array(definition.name, gradient, g), p, states)
+        return _apply(structure.inner, _as_array("gradient", gradient, g), p, states)
 
     for name in definition.positional:
         if name == "inner":
@@ -466,15 +505,22 @@ def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -
     result, local = _call_and_watch(definition, [supplied[n] for n in definition.positional], keywords)
     _label(graph, local)
     if "inner" in definition.positional and len(calls) != 1:
-        raise TraceError(f"rule {definition.name} called its inner rule {len(calls)} times; it must do so once.")
+        raise TraceError(f"the inner rule was called {len(calls)} times; it must be called once.")
+    return result
+
+
+def _updated(structure: Structure, result: Any, g: Any, states: dict[str, Value]) -> Any:
+    """The update in what the rule returned; the next state goes into `states`."""
+    definition = structure.definition
     if definition.state is None:
-        return _as_array(definition.name, result, g)
+        return _as_array("update", result, g)
     update, after = _split(definition, result)
-    for field_name, (sort, is_optional) in _field_sorts(definition.state).items():
-        value = getattr(after, field_name)
+    names = dict(structure.state)
+    for field, (sort, is_optional) in _field_sorts(definition.state).items():
+        value = getattr(after, field)
         if value is not None or not is_optional:
-            _store_state(graph, state_names[field_name], sort, definition.name, value, states)
-    return _as_array(definition.name, update, g)
+            _store_state(g.graph, names[field], sort, f"state field {field}", value, states)
+    return _as_array("update", update, g)
 
 
 def _split(definition: Definition, result: Any) -> tuple[Any, Any]:
@@ -482,17 +528,22 @@ def _split(definition: Definition, result: Any) -> tuple[Any, Any]:
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], definition.state):
         return result
     raise TraceError(
-        f"rule {definition.name} must return the update and the next state, as in "
-        f"`return u, {definition.state.__name__}(...)`; it returned {result!r}."
+        f"it must return the update and the next state, as in `return u, {definition.state.__name__}(...)`; "
+        f"it returned {result!r}."
     )
 
 
-def _as_array(name: str, value: Any, like: Any) -> Any:
+def _as_array(what: str, value: Any, like: Any) -> Any:
     if isinstance(value, Array):
         return value
     if isinstance(value, Scalar | int | float) and not isinstance(value, bool):
-        return like.graph.emit("fill", (lift(like.graph, name, value).index,), Sort.ARRAY)
-    raise TraceError(f"rule {name} made {value!r} where an update is due: an Array shaped like the parameter.")
+        return like.graph.emit("fill", (lift(like.graph, what, value).index,), Sort.ARRAY)
+    remedy = ""
+    if isinstance(value, tuple) and what == "update":
+        remedy = " A rule that returns a state has a parameter `state`, annotated with its NamedTuple."
+    elif hasattr(value, "ndim") and not isinstance(value, Value):
+        remedy = " Arrays are made with zeros_like(p), full_like(p, number), or p itself."
+    raise TraceError(f"the {what} is {value!r} where an Array shaped like the parameter is due.{remedy}")
 
 
 def _load_state(graph: Graph, name: str, sort: type[Value]) -> Any:
@@ -504,14 +555,14 @@ def _load_state(graph: Graph, name: str, sort: type[Value]) -> Any:
     return graph.input(f"state.{name}", Sort.SCALAR)
 
 
-def _store_state(graph: Graph, name: str, sort: type[Value], owner: str, value: Any, states: dict[str, Value]) -> None:
-    where = f"rule {owner}, state field {name}"
+def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: Any, states: dict[str, Value]) -> None:
     if sort is Array:
-        states[f"state.{name}"] = _as_array(where, value, graph.input("p", Sort.ARRAY))
+        states[f"state.{name}"] = _as_array(what, value, graph.input("p", Sort.ARRAY))
         return
-    if isinstance(value, Array):
-        raise TraceError(f"{where}: declared {sort.__name__} and given {value!r}; reduce it first, with leaf_sum.")
-    x: Any = lift(graph, where, value)
+    if isinstance(value, Array | Condition):
+        remedy = "reduce it first, with leaf_sum" if isinstance(value, Array) else "write where(c, 1, 0)"
+        raise TraceError(f"the {what} is declared {sort.__name__} and is {value!r}; {remedy}.")
+    x: Any = lift(graph, f"the {what}", value)
     rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
     if issubclass(sort, LeafPair | ModelPair):
         states[f"state.{name}.high"] = rounded
@@ -529,11 +580,12 @@ def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
     states: dict[str, Value] = {}
     for structure in _walk_structures(structures):
         definition, names = structure.definition, dict(structure.state)
-        initial = _initial(structure, graph, p)
-        for field_name, sort in definition.fields.items():
-            default = zeros_like(p) if sort is Array else 0.0
-            value = getattr(initial, field_name) if initial is not None else default
-            _store_state(graph, names[field_name], sort, definition.name, value, states)
+        with tracing(f"rule {definition.name}"):
+            initial = _initial(structure, graph, p)
+            for field, sort in definition.fields.items():
+                default = zeros_like(p) if sort is Array else 0.0
+                value = getattr(initial, field) if initial is not None else default
+                _store_state(graph, names[field], sort, f"initial state field {field}", value, states)
     return graph.program(states).keep(name for name in states if name in kept)
 
 
@@ -542,9 +594,19 @@ def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
     init = getattr(structure.definition.state, "init", None)
     if init is None:
         return None
+    state = structure.definition.state
     hyper = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
-    _, *asked = inspect.signature(init).parameters
-    return init(p, **{k: hyper[k] for k in asked})
+    asked = list(inspect.signature(init).parameters.values())[1:]
+    unknown = [a.name for a in asked if a.name not in hyper and a.default is inspect.Parameter.empty]
+    if unknown:
+        raise TraceError(
+            f"{state.__name__}.init asks for {', '.join(unknown)}; beside p it is given the rule's hyperparameters it "
+            f"names: {', '.join(hyper) or 'there are none'}."
+        )
+    initial = init(p, **{a.name: hyper[a.name] for a in asked if a.name in hyper})
+    if not isinstance(initial, state):
+        raise TraceError(f"{state.__name__}.init must return {state.__name__}(...); it returned {initial!r}.")
+    return initial
 
 
 def _walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Hashable, Mapping
+import operator
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -19,9 +22,43 @@ from trainfn.program import Node, Program, Sort
 class TraceError(TypeError):
     """A rule or schedule did something with a traced value that a program cannot express."""
 
+    where = ""  # the rule or schedule, once it is known
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.where}: {message}" if self.where else message
+
 
 class NoSuchMethod(TraceError, AttributeError):
-    """A rule called a method of arrays; rules use verbs."""
+    """A rule called a method of arrays; rules use verbs.  An AttributeError too, which is what `hasattr` asks for."""
+
+
+@contextmanager
+def tracing(what: str) -> Iterator[None]:
+    """Errors inside say which rule or schedule they are about."""
+    try:
+        yield
+    except TraceError as error:
+        error.where = error.where or what
+        raise
+    except Exception as error:
+        if f"{__name__}." not in str(error):
+            error.add_note(f"while tracing {what}")
+            raise
+        refusal = TraceError(_of_a_library(str(error)))
+        refusal.where = what
+        raise refusal from error
+
+
+def _of_a_library(message: str) -> str:
+    """For a library's complaint about the class of a handle.
+
+    JAX asks a value it does not know nothing that would say which function was called, but its message names it.
+    """
+    found = re.search(r"<function _*(?:reduce_)?(\w+)|^(\w+) requires|passed to (\w+) at", message)
+    remedy = _remedy(next(filter(None, found.groups()))) if found else "Use the verbs of trainfn.verbs."
+    first = message.partition("\n")[0]
+    return f"a function of another library was given what has no numbers while a rule is traced. {remedy} ({first})"
 
 
 @dataclass(frozen=True)
@@ -93,15 +130,18 @@ class Value:
         return self.node.sort
 
     def __repr__(self) -> str:
-        return f"<traced {self.sort.value} {self.graph.labels.get(self.index, f'#{self.index}')}>"
+        from trainfn.formulas import brief
+
+        return f"<traced {self.sort.value} {brief(self.graph.nodes, self.index)}>"
 
     # -- what a program cannot express, and what to write instead ---------------------------------------------------
 
     def __bool__(self) -> NoReturn:
+        option = "" if self.sort.is_elementwise else f" {_AS_OPTION}"
         raise TraceError(
             f"`if`, `and`, `or`, `not`, `min` or `max` was used on {self!r}, whose numbers are not known while a rule "
             "is traced. Write where(condition, a, b) for a branch, &, | and ~ for logic, minimum and maximum for "
-            "min and max."
+            f"min and max.{option}"
         )
 
     def __float__(self) -> NoReturn:
@@ -115,8 +155,7 @@ class Value:
 
     def __index__(self) -> NoReturn:
         raise TraceError(
-            f"{self!r} was used as an index or a loop bound, which must be known while a rule is traced. "
-            "Declare the hyperparameter as an option: `name: Static[int] = 5`."
+            f"{self!r} was used as an index or a loop bound, which must be known while a rule is traced. {_AS_OPTION}"
         )
 
     def __iter__(self) -> NoReturn:
@@ -133,35 +172,59 @@ class Value:
     def __getitem__(self, index: object) -> NoReturn:
         raise TraceError(f"{self!r} cannot be indexed: a rule sees a whole leaf at once. Select with where.")
 
+    def __setitem__(self, index: object, value: object) -> NoReturn:
+        raise TraceError(f"{self!r} cannot be changed: make a new value, as in g = where(g > 1, 1, g).")
+
+    def __format__(self, spec: str) -> str:
+        if spec:
+            raise TraceError(f"{self!r} has no number to format as {spec!r} while a rule is traced.")
+        return repr(self)
+
     def __matmul__(self, other: object) -> NoReturn:
         raise TraceError("@ is not a verb. For the sum of products write leaf_dot(x, y) or global_dot(x, y).")
 
     def __round__(self, digits: object = None) -> NoReturn:
         raise TraceError("round is not a verb: for a Scalar write floor(x + 0.5).")
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Value:
-        operator = _UFUNC_OPERATORS.get(ufunc.__name__)
-        if method == "__call__" and operator and len(inputs) == 2 and not kwargs and _are_numbers(inputs):
-            return emit(operator, *inputs)  # np.float64(2) * g: numpy asks us first
-        return self._refuse_numpy(ufunc.__name__)
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        operation = _UFUNC_OPERATORS.get(ufunc.__name__)
+        if method == "__call__" and operation and not kwargs and _are_numbers(inputs):
+            return operation(*(x if isinstance(x, Value) else float(x) for x in inputs))
+        return self._refuse("numpy", ufunc.__name__)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> NoReturn:
-        self._refuse_numpy(function.__name__)
+        self._refuse("numpy", function.__name__)
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._refuse_numpy("asarray")
+        self._refuse("numpy", "asarray")
 
-    def _refuse_numpy(self, name: str) -> NoReturn:
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        culprit = next(x for x in _flat([*args, *(kwargs or {}).values()]) if isinstance(x, Value))
+        culprit._refuse("torch", function.__name__)
+
+    def _refuse(self, library: str, name: str) -> NoReturn:
         raise TraceError(
-            f"numpy.{name} was called on {self!r}, which has no numbers while a rule is traced. {_remedy(name)}"
+            f"{library}.{name} was called on {self!r}, which has no numbers while a rule is traced. {_remedy(name)}"
         )
 
 
+def _flat(values: Any) -> Iterator[Any]:
+    for x in values:
+        if isinstance(x, list | tuple):
+            yield from _flat(x)
+        else:
+            yield x
+
+
 def _remedy(name: str) -> str:
-    """The verb that does what a numpy function or a method of arrays does."""
+    """What to write instead of a function of a library or a method of its arrays."""
     from trainfn import verbs
 
-    same = _NUMPY_TO_VERB.get(name, name)
+    stem = name.strip("_")  # torch's x.mul_(y)
+    if stem in _INSTEAD:
+        return _INSTEAD[stem]
+    same = _SAME.get(stem, stem)
     if same in _OPERATORS:
         return f"Write {_OPERATORS[same]}; an array from outside the rule cannot take part."
     if same in verbs.__all__:
@@ -239,6 +302,12 @@ class Number(Value):
     def __floordiv__(self, other: Operand) -> NoReturn:
         raise TraceError("// is not a verb: of Scalars write floor(x / y); Arrays have no floor.")
 
+    def _refuse_logic(self, *_: object) -> NoReturn:
+        raise TraceError(f"logic was used on {self!r}, which is a number: compare it first, as in x > 0.")
+
+    __rmod__, __rfloordiv__ = __mod__, __floordiv__
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __invert__ = _refuse_logic
+
 
 class Array(Number):
     """A tensor of the leaf's shape.  In a state: one number per parameter, kept in the parameter's dtype."""
@@ -288,6 +357,20 @@ class Condition(Value):
     def __invert__(self) -> Any:
         return emit("not", self)
 
+    __rand__, __ror__ = __and__, __or__
+
+    def _refuse_arithmetic(self, *_: object) -> NoReturn:
+        raise TraceError(
+            f"arithmetic or a comparison was used on {self!r}, which is a condition: turn it into numbers with "
+            "where(c, 1, 0), and combine conditions with &, | and ~."
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_arithmetic
+    __pow__ = __rpow__ = __neg__ = __abs__ = __xor__ = __rxor__ = _refuse_arithmetic
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse_arithmetic
+    __eq__ = __ne__ = _refuse_arithmetic
+    __hash__ = object.__hash__
+
 
 class Mask(Condition):
     """A condition for each element."""
@@ -333,6 +416,7 @@ _HANDLES: dict[Sort, type[Value]] = {
     Sort.SCALAR: Scalar,
     Sort.FLAG: Flag,
 }
+_SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**", "lt": "<", "le": "<=", "eq": "==", "neg": "-"}
 _COMPARISONS = frozenset({"lt", "le", "eq"})
 _LOGIC = frozenset({"and", "or", "not"})
 _SCALAR_ONLY = {
@@ -345,26 +429,79 @@ _SCALAR_ONLY = {
     "pow2": "It is a function of Scalars.",
     "single": "It is a function of Scalars.",
 }
-_UFUNC_OPERATORS = {
-    "add": "add",
-    "subtract": "sub",
-    "multiply": "mul",
-    "divide": "div",
-    "true_divide": "div",
-    "power": "pow",
-    "float_power": "pow",
+_UFUNC_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {  # for np.float64(2) * g, of which numpy asks us first
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "power": operator.pow,
+    "float_power": operator.pow,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
 }
-_OPERATORS = {"add": "x + y", "subtract": "x - y", "multiply": "x * y", "divide": "x / y", "power": "x**y of Scalars"}
-_NUMPY_TO_VERB = {
+_OPERATORS = {
+    "add": "x + y",
+    "subtract": "x - y",
+    "multiply": "x * y",
+    "divide": "x / y",
+    "negative": "-x",
+    "power": "x**y of Scalars",
+    "less": "x < y",
+    "less_equal": "x <= y",
+    "greater": "x > y",
+    "greater_equal": "x >= y",
+    "equal": "x == y",
+    "logical_and": "x & y of conditions",
+    "logical_or": "x | y of conditions",
+    "logical_not": "~x of a condition",
+}
+# Other libraries' names for verbs and operators,
+_SAME = {
     "absolute": "abs",
     "amax": "leaf_max",
     "clamp": "clip",
+    "div": "divide",
     "dot": "leaf_dot",
     "fabs": "abs",
     "max": "leaf_max",
+    "mul": "multiply",
+    "neg": "negative",
     "norm": "leaf_norm",
+    "ones_like": "full_like",
+    "pow": "power",
+    "sub": "subtract",
     "sum": "leaf_sum",
+    "true_divide": "divide",
+    "vdot": "leaf_dot",
 }
+# and what is written without one.
+_AS_WRITTEN = "A rule computes with values as they are: leave it out."
+_INSTEAD = {
+    "mean": "Write leaf_sum(x) / x.size.",
+    "min": "Write -leaf_max(-x).",
+    "amin": "Write -leaf_max(-x).",
+    "var": "Write leaf_sum(square(x - mean)) / x.size with mean = leaf_sum(x) / x.size.",
+    "std": "Write sqrt(leaf_sum(square(x - mean)) / x.size) with mean = leaf_sum(x) / x.size.",
+    "rsqrt": "Write 1 / sqrt(x).",
+    "reciprocal": "Write 1 / x.",
+    "isnan": "Write x != x.",
+    "lerp": "Write (1 - w) * x + w * y.",
+    "addcmul": "Write x + value * y * z.",
+    "addcdiv": "Write x + value * y / z.",
+    "item": "A Scalar is used as it is; its number is not known while a rule is traced.",
+    "numel": "Write x.size.",
+    "floor_divide": "Of Scalars write floor(x / y).",
+    "remainder": "Of Scalars write x - y * floor(x / y).",
+    "dtype": "A rule computes in float32, or in float64 for float64 leaves, and does not ask.",
+    "real": "Rules see real numbers.",
+    **dict.fromkeys(("astype", "clone", "copy", "data", "detach", "device", "float", "numpy", "to"), _AS_WRITTEN),
+}
+_AS_OPTION = "A parameter that chooses the program is declared as an option: `name: Static[int] = 5`."
 
 
 def _are_numbers(inputs: tuple[Any, ...]) -> bool:
@@ -374,11 +511,12 @@ def _are_numbers(inputs: tuple[Any, ...]) -> bool:
 def emit(op: str, *operands: Any) -> Value:
     """Record `op` on handles and Python numbers; elementwise if any operand is, the scalars rounded to meet it."""
     graph = next(x.graph for x in operands if isinstance(x, Value))
-    values = [lift(graph, op, x) for x in operands]
+    values = [lift(graph, _spoken(op), x) for x in operands]
     _check_sorts(op, values)
     elementwise = any(v.sort.is_elementwise for v in values)
     if elementwise and op in _SCALAR_ONLY:
-        raise TraceError(f"{op} was used on {values[0]!r}. {_SCALAR_ONLY[op]}")
+        array = next(v for v in values if v.sort.is_elementwise)
+        raise TraceError(f"{_spoken(op)} was used on {array!r}. {_SCALAR_ONLY[op]}")
     if elementwise and op == "div" and not values[1].sort.is_elementwise:
         op, values[1] = "mul", emit("div", 1.0, values[1])  # the reciprocal, rounded once
     if elementwise:
@@ -417,8 +555,15 @@ def lift(graph: Graph, op: str, operand: Any) -> Value:
     if not isinstance(operand, numbers.Real):
         raise TraceError(
             f"{op} was given {operand!r} ({type(operand).__name__}), which is neither a traced value nor a number."
+            f"{_hint(operand)}"
         )
     return graph.constant(float(operand))
+
+
+def _hint(operand: Any) -> str:
+    if type(operand).__name__ == "Schedule":
+        return " In a rule give the schedule as a hyperparameter; in a schedule call it with the step."
+    return " Write it as a Python number." if hasattr(operand, "item") else ""
 
 
 def _check_sorts(op: str, values: list[Value]) -> None:
@@ -435,4 +580,11 @@ def _check_sorts(op: str, values: list[Value]) -> None:
             return
     wrong = next((v for v in values if isinstance(v, Condition)), None)
     if wrong is not None:
-        raise TraceError(f"{op} was used on {wrong!r}, which is a condition: turn it into numbers with where(c, 1, 0).")
+        raise TraceError(
+            f"{_spoken(op)} was used on {wrong!r}, which is a condition: turn it into numbers with where(c, 1, 0)."
+        )
+
+
+def _spoken(op: str) -> str:
+    """An operation as the rule wrote it."""
+    return _SIGNS.get(op, op)

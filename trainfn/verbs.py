@@ -1,14 +1,18 @@
 """The whole vocabulary of rules and schedules, on one page.
 
-Besides + - * / ** and comparisons, a rule may use the verbs below.  They take traced values; given Python numbers
-alone they return Python numbers, so the same text can be tried out by hand.  Minimum, maximum, sign and clip are
-*defined* by comparison and selection, because numpy, torch and JAX disagree about them at NaN and signed zero.
+Besides + - * / ** and comparisons, a rule may use the verbs below.  They take traced values.  Those on numbers, from
+`sqrt` to `floor`, give a Python number for Python numbers; reductions and what makes state are about a leaf and need
+one: a whole rule is tried out on numpy arrays with `trainfn.reference.init` and `update`.  Minimum, maximum, sign and
+clip are *defined* by comparison and selection, because numpy, torch and JAX disagree about them at NaN and signed zero.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
+
+import numpy as np
 
 from trainfn import trace
 from trainfn.program import Sort
@@ -122,42 +126,42 @@ def floor(x: Operand) -> Any:
 
 def leaf_sum(x: Array) -> Any:
     """The sum of x over this leaf."""
-    return _reduce("sum", "leaf", x)
+    return _reduce("leaf_sum", x)
 
 
 def leaf_dot(x: Array, y: Array) -> Any:
     """The sum of x * y over this leaf; products of float32 numbers are not rounded before they are summed."""
-    return _reduce("sum", "leaf", x, y)
+    return _reduce("leaf_dot", x, y)
 
 
 def leaf_norm(x: Array) -> Any:
     """The Euclidean norm of x over this leaf."""
-    return sqrt(leaf_dot(x, x))
+    return sqrt(_reduce("leaf_norm", x, x))
 
 
 def leaf_max(x: Array) -> Any:
     """The largest element of x in this leaf; NaN wins; -inf for an empty leaf."""
-    return _reduce("max", "leaf", x)
+    return _reduce("leaf_max", x)
 
 
 def global_sum(x: Array) -> Any:
     """The sum of x over the whole model, all leaves and shards."""
-    return _reduce("sum", "global", x)
+    return _reduce("global_sum", x)
 
 
 def global_dot(x: Array, y: Array) -> Any:
     """The sum of x * y over the whole model; products of float32 numbers are not rounded before they are summed."""
-    return _reduce("sum", "global", x, y)
+    return _reduce("global_dot", x, y)
 
 
 def global_norm(x: Array) -> Any:
     """The Euclidean norm of x over the whole model."""
-    return sqrt(global_dot(x, x))
+    return sqrt(_reduce("global_norm", x, x))
 
 
 def global_max(x: Array) -> Any:
     """The largest element of x in the whole model; NaN wins."""
-    return _reduce("max", "global", x)
+    return _reduce("global_max", x)
 
 
 # -- making state ------------------------------------------------------------------------------------------------------
@@ -199,16 +203,21 @@ def _call(op: str, *operands: Any) -> Any:
         return trace.emit(op, *operands)
     from trainfn.reference import evaluate_numbers
 
+    for x in operands:
+        if not isinstance(x, numbers.Real | np.bool_):
+            raise TraceError(f"{op} takes what a rule is given and Python numbers, not {x!r} ({type(x).__name__}).")
     return evaluate_numbers(op, *operands)
 
 
-def _reduce(op: str, scope: str, *arrays: Any) -> Any:
-    name = f"{scope}_{'dot' if len(arrays) == 2 else op}"
-    indices = tuple(_expect_array(name, x).index for x in arrays)
-    return arrays[0].graph.emit(op, indices, Sort.SCALAR, scope)
+def _reduce(verb: str, *arrays: Any) -> Any:
+    scope, _, op = verb.partition("_")
+    graph = _expect_array(verb, arrays[0]).graph
+    indices = tuple(trace.lift(graph, verb, _expect_array(verb, x)).index for x in arrays)
+    return graph.emit("max" if op == "max" else "sum", indices, Sort.SCALAR, scope)
 
 
 def _expect_array(verb: str, x: Any) -> Array:
     if isinstance(x, Array):
         return x
-    raise TraceError(f"{verb} takes an Array (p, g, array state or what is computed from them), not {x!r}.")
+    hint = " Count with where(c, 1.0, 0.0)." if isinstance(x, trace.Condition) else ""
+    raise TraceError(f"{verb} takes an Array (p, g, array state or what is computed from them), not {x!r}.{hint}")
