@@ -23,7 +23,25 @@ from trainfn.verbs import apply_if, global_sum, leaf_sum
     ("make", "message"),
     [
         (lambda: tf.adamw(lr=-1e-3), "adamw: lr = -0.001 must be at least 0"),
-        (lambda: tf.adamw(lr=math.nan), "lr = nan must be"),
+        (lambda: tf.adamw(lr=math.nan), r"adamw: lr = nan must be .*; it is not a number \(NaN\)"),
+        (lambda: tf.adamw(lr=math.inf), "adamw: lr = inf must be at least 0 and finite"),
+        (lambda: tf.adamw(weight_decay=math.inf), "weight_decay = inf must be at least 0 and finite"),
+        (lambda: tf.adamw(eps=math.inf), "eps = inf"),
+        (lambda: tf.sgd(momentum=0.9, dampening=-math.inf), "dampening = -inf must be finite"),
+        (lambda: tf.adamw(lr=np.ones(2)), r"lr has shape \(2,\): a hyperparameter is one number"),
+        (
+            lambda: tf.adamw(lr=tf.warmup_cosine),
+            r"adamw: lr = warmup_cosine .* call it, as in warmup_cosine\(peak, warmup",
+        ),
+        (
+            lambda: tf.adamw(lr=tf.sequence),
+            r"adamw: lr = sequence .* call it, as in sequence\(\*schedules, boundaries\)",
+        ),
+        (lambda: resolve(tf.adamw(lr=lambda leaf: tf.linear), tf.Leaf("w")), r"leaf 'w': lr = linear .* call it"),
+        (
+            lambda: resolve(tf.adamw(lr=lambda leaf: lambda step: 0.1), tf.Leaf("w")),
+            "function for lr returned .*@trainfn.sch",
+        ),
         (lambda: tf.adamw(b1=1.0), r"b1 = 1.0 must be in \[0, 1\)"),
         (lambda: tf.adamw(b2=-0.1), r"b2 = -0.1 must be in \[0, 1\)"),
         (lambda: tf.adamw(eps=-1e-8), "eps"),
@@ -61,6 +79,75 @@ def test_an_error_in_a_leaf_function_names_the_leaf() -> None:
     with pytest.raises(AttributeError) as caught:
         resolve(rule, tf.Leaf("head.bias", (2,)))
     assert "weight_decay about leaf 'head.bias' of shape (2,)" in caught.value.__notes__[0]
+
+
+def _optax_schedule() -> Any:
+    return pytest.importorskip("optax").cosine_decay_schedule(0.1, 10)
+
+
+@pytest.mark.parametrize("make", [lambda: lambda step: 0.1 * step, lambda: lambda: 0.1, _optax_schedule])
+def test_a_function_of_the_step_is_told_how_to_become_a_schedule(make: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        resolve(tf.adamw(lr=make()), tf.Leaf("w", (2,)))
+    note = caught.value.__notes__[0]
+    assert "adamw's function for lr about leaf 'w'" in note
+    assert "put @trainfn.schedule above it" in note
+    assert "as in warmup_cosine(" in note
+
+
+def test_infinite_bounds_clip_nothing() -> None:
+    assert tf.clip_by_global_norm(math.inf).hyper["max_norm"] == math.inf
+    assert tf.clip_by_value(math.inf).hyper["max_value"] == math.inf
+
+
+def test_a_definition_has_a_short_repr() -> None:
+    assert repr(tf.adamw) == "<definition of adamw>"
+
+
+class Unresolved(NamedTuple):
+    m: NowhereDefined  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_annotations_that_name_nothing() -> None:
+    with pytest.raises(NameError) as caught:
+        _rule(lambda state, g: (g, state), state=Unresolved)
+    assert "annotations of rule <lambda>" in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match="makes a rule of a function"):
+        tf.rule(np.sqrt)
+
+
+PARAMS = {"w": np.ones(3, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda r: r.init(tf.adamw, PARAMS), "a rule with its hyperparameters is due"),
+        (lambda r: r.init(tf.adamw(), PARAMS["w"]), "params is a dictionary"),
+        (lambda r: r.init(tf.adamw(), {"w": [1.0]}), "parameter 'w' is a list"),
+        (lambda r: r.init(tf.adamw(), {"w": np.arange(3)}), "parameter 'w' is of dtype int64"),
+        (lambda r: r.update(tf.sgd(), None, PARAMS, PARAMS), "the state is what init"),
+        (
+            lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), {}, PARAMS),
+            r"names of the gradients: \[\]",
+        ),
+        (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), {}), PARAMS, PARAMS), r"names of the state: \[\]"),
+        (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), {"w": np.ones((2, 3))}, PARAMS), r"has shape \(2, 3\)"),
+        (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), PARAMS, PARAMS, loss=1.0), "knows no loss"),
+    ],
+)
+def test_what_the_reference_cannot_run_on_is_named(make: Any, message: str) -> None:
+    from trainfn import reference
+
+    with pytest.raises((TypeError, ValueError), match=message):
+        make(reference)
+
+
+def test_a_rule_is_tried_by_hand_as_its_decorator_says() -> None:
+    example = [line[8:] for line in str(tf.rule.__doc__).split("\n") if line.startswith(" " * 8)]
+    scope = {"numpy": np, "myrule": tf.lion, "grads": PARAMS}
+    exec("\n".join(example), scope)
+    assert scope["updates"]["w"].shape == (3,)
 
 
 def test_bad_definitions() -> None:

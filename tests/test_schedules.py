@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 
 import trainfn as tf
 from tests.catalogue import SCHEDULES, ScheduleRow
-from trainfn.verbs import cos, where
+from trainfn.verbs import cos, maximum, where
 
 STEPS = np.arange(-1, 120)
 
@@ -66,10 +69,69 @@ def test_sequence_counts_each_part_from_its_own_beginning() -> None:
     assert list(whole(np.arange(8))) == [0.0, 0.25, 0.5, 0.75, 1.0, 0.5, 0.125, 0.125]
 
 
-def test_schedules_multiply() -> None:
+def test_schedules_and_numbers_are_joined_by_arithmetic() -> None:
     lr = tf.warmup(peak=1.0, steps=4) * 0.5
     assert lr(2) == 0.25
     assert (lr * lr)(2) == 0.0625
+    assert [(lr + 1)(2), (1 + lr)(2), (lr - 1)(2), (1 - lr)(2)] == [1.25, 1.25, -0.75, 0.75]
+    assert [(lr / 2)(2), (1 / lr)(2), (lr**2)(2), (2**lr)(4), (-lr)(2)] == [0.125, 4.0, 0.0625, math.sqrt(2), -0.25]
+    assert (np.float64(2) * lr)(2) == 0.5
+    assert (lr * 2).program == (lr * 3).program
+
+
+@pytest.mark.parametrize("other", ["2", None, [1.0], np.ones(2), lambda step: step, True])
+def test_what_is_no_number_does_not_join(other: Any) -> None:
+    with pytest.raises(TypeError, match=r"unsupported operand|sequence|does not support"):
+        tf.constant(1.0) * other
+    with pytest.raises(TypeError, match=r"unsupported operand|sequence|does not support"):
+        other - tf.constant(1.0)
+
+
+WRITTEN = [
+    "constant(value=0.1)",
+    "warmup_cosine(peak=0.003, warmup=100, steps=2000, floor=0.0, start=0.0)",
+    "sequence(linear(start=0.1, stop=1.0, steps=5), step_decay(start=1.0, factor=0.9, every=3), boundaries=[5])",
+    "(warmup(peak=1.0, steps=4, start=0.0) * 0.5) + 1e-05",
+    "1 - (linear(start=0, stop=1, steps=4) / 2)",
+    "(-2.0) ** constant(value=3)",
+]
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_the_repr_is_what_was_written(written: str) -> None:
+    made = eval(written, vars(tf))
+    assert repr(made) == written
+    for copied in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        assert repr(copied) == written
+        assert list(copied(STEPS)) == list(made(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("make", "formulas"),
+    [
+        (lambda: tf.constant(0.1), ["constant(value=0.1)", "  value = 0.1"]),
+        (
+            lambda: tf.linear(0.5, 0.125, 30) + 2,
+            [
+                "linear(start=0.5, stop=0.125, steps=30) + 2",
+                "  t8 = minimum(maximum(step, 0), 30)/30",
+                "  value = (1 - t8)*0.5 + t8*0.125 + 2",
+            ],
+        ),
+    ],
+)
+def test_a_schedule_prints_as_formulas_with_its_numbers(make: Any, formulas: list[str]) -> None:
+    assert str(make()).split("\n") == formulas
+
+
+@pytest.mark.parametrize("row", SCHEDULES, ids=lambda row: row.name)
+def test_a_step_before_the_first_counts_as_the_first(row: ScheduleRow) -> None:
+    assert row.schedule(-1) == row.schedule(-1000) == row.schedule(0)
+
+
+def test_a_warmup_of_no_steps() -> None:
+    lr = tf.warmup_cosine(peak=1.0, warmup=0, steps=10)
+    assert list(lr(STEPS)) == list(tf.cosine(peak=1.0, steps=10)(STEPS))
 
 
 def test_a_schedule_of_ones_own() -> None:
@@ -81,6 +143,21 @@ def test_a_schedule_of_ones_own() -> None:
     assert wave(2.0)(4) == -2.0
     assert "cos" in str(wave(2.0))
     assert repr(wave(2.0)) == "wave(size=2.0, period=8)"
+
+
+def test_options_choose_the_formula_of_a_schedule() -> None:
+    @tf.schedule
+    def steps_of(step, *, sizes, times: tf.Static[int] = 2, shape: tf.Static[str] = "up", floor=None):  # type: ignore[no-untyped-def]
+        value = sum(sizes[k] for k in range(times)) * (step if shape == "up" else -step)
+        return value if floor is None else maximum(value, floor)
+
+    assert steps_of([1.0, 2.0, 4.0])(3) == 9.0
+    assert steps_of([1.0, 2.0, 4.0], times=3, shape="down")(3) == -21.0
+    assert steps_of(np.array([1.0, 2.0]), shape="down", floor=-5)(3) == -5.0
+    with pytest.raises(TypeError, match="sizes = '1' must be a number or a schedule"):
+        steps_of("1")
+    with pytest.raises(ValueError, match="floor is NaN"):
+        steps_of([1.0], floor=math.nan)
 
 
 def test_changing_a_number_keeps_the_program() -> None:
@@ -95,6 +172,26 @@ def test_changing_a_number_keeps_the_program() -> None:
         (lambda: tf.cosine(1.0, 3, florr=0.0), "florr"),
         (lambda: tf.step_decay(1.0, 0.5, every=-2), "every = -2"),
         (lambda: tf.warmup_cosine(1.0, warmup=9, steps=9), "warmup = 9"),
+        (lambda: tf.warmup_cosine(1.0, warmup="2", steps=5), "warmup_cosine: warmup = '2' must be a number"),  # type: ignore[arg-type]
+        (lambda: tf.warmup_cosine(1.0, warmup=-2, steps=5), "warmup_cosine: warmup = -2 must be at least 0"),
+        (lambda: tf.linear("0", 1.0, 3), "linear: start = '0' must be a number"),
+        (lambda: tf.linear(None, 1.0, 3), "linear: start = None must be a number"),
+        (lambda: tf.linear(True, 1.0, 3), "linear: start = True must be a number"),
+        (lambda: tf.linear([0.0], 1.0, 3), r"linear: start = \[0.0\] must be a number"),
+        (lambda: tf.linear(0.0, tf.constant(1.0), 3), r"linear: stop = constant\(value=1.0\) must be a number"),
+        (lambda: tf.linear(0.0, 1.0, math.inf), "linear: steps = inf must be a positive number of steps"),
+        (lambda: tf.linear(0.0, 1.0), r"linear\(start, stop, steps\): missing a required argument: 'steps'"),
+        (lambda: tf.sequence(tf.warmup, 2.0, boundaries=[3]), r"Call it first, as in warmup\(peak, steps, start=0.0\)"),
+        (lambda: tf.constant(1.0) * tf.warmup, r"call warmup first, as in warmup\(peak, steps, start=0.0\)"),
+        (lambda: tf.sequence([1.0, 2.0], boundaries=[3]), "give the schedules one by one"),
+        (lambda: tf.sequence(1.0, 2.0, boundaries=3), "boundaries = 3 must be a list of numbers"),
+        (lambda: tf.sequence(1.0, 2.0, boundaries=["3"]), "boundaries = '3' must be a number"),
+        (lambda: tf.sequence(1.0, 2.0, boundaries=[-3]), "boundaries = -3 must be at least 0"),
+        (lambda: tf.schedule(lambda: 1.0), "the parameter step"),
+        (lambda: tf.schedule(3), r"of a function, not of 3"),  # type: ignore[call-overload]
+        (lambda: tf.schedule(lambda step, x: 1.0)({"a": 1}), r"x = \{'a': 1\} must be a number or a schedule"),
+        (lambda: tf.schedule(lambda step, s: 2 * s)(tf.constant(1.0)), "Call it with the step"),
+        (lambda: tf.schedule(lambda step: math.cos(step))(), "^schedule <lambda>: <traced scalar step> has no number"),
         (lambda: tf.sequence(1.0, 2.0, boundaries=[]), "2 schedules need 1 boundaries"),
         (lambda: tf.sequence(1.0, 2.0, 3.0, boundaries=[5, 5]), "must rise"),
         (lambda: tf.constant(0.1)("three"), "'three'"),

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainfn.schedules.schedule import Schedule
+import numpy as np
+
+from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
 
 
@@ -31,15 +33,18 @@ class Domain:
         return above and below
 
     def __str__(self) -> str:
-        if self.high == math.inf:
-            return f"{'above' if self.excludes_low else 'at least'} {self.low:g}"
-        left, right = "(" if self.excludes_low else "[", ")" if self.excludes_high else "]"
-        return f"in {left}{self.low:g}, {self.high:g}{right}"
+        if self.high < math.inf:
+            left, right = "(" if self.excludes_low else "[", ")" if self.excludes_high else "]"
+            return f"in {left}{self.low:g}, {self.high:g}{right}"
+        finite = "finite" if self.excludes_high else ""
+        low = f"{'above' if self.excludes_low else 'at least'} {self.low:g}" if self.low > -math.inf else ""
+        return " and ".join(filter(None, [low, finite])) or "a number"
 
 
-_POSITIVE = Domain(0.0, excludes_low=True)
-_NONNEGATIVE = Domain(0.0)
+_POSITIVE = Domain(0.0, excludes_low=True)  # infinity clips nothing
+_NONNEGATIVE = Domain(0.0, excludes_high=True)
 _DECAY = Domain(0.0, 1.0, excludes_high=True)  # of a running mean: at 1 it would never move
+_ANY = Domain(-math.inf)
 
 DOMAINS: Mapping[str, Domain] = {
     "lr": _NONNEGATIVE,
@@ -47,7 +52,7 @@ DOMAINS: Mapping[str, Domain] = {
     "b2": _DECAY,
     "decay": _DECAY,
     "momentum": _DECAY,
-    "dampening": Domain(-math.inf),
+    "dampening": Domain(-math.inf, excludes_low=True, excludes_high=True),
     "eps": _NONNEGATIVE,
     "eps_root": _NONNEGATIVE,
     "weight_decay": _NONNEGATIVE,
@@ -84,24 +89,47 @@ def check(owner: str, name: str, value: Any) -> Any:
             f"{owner}: {name} = {value!r} is no hyperparameter. Give a number, a schedule, or a function of the leaf "
             "(leaf.name, leaf.shape) that returns one of these."
         )
+    if is_family(value):
+        raise TypeError(
+            f"{owner}: {name} = {value.__name__} makes schedules and is none: call it, as in {spell(value)}."
+        )
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise ValueError(f"{owner}: {name} has shape {value.shape}: a hyperparameter is one number.")
     if not is_number(value):
         if not (isinstance(value, Inherited) or callable(value) or getattr(value, "ndim", None) is not None):
             raise TypeError(f"{owner}: {name} = {value!r} is neither a number, a schedule nor a function of the leaf.")
         return value
     number = float(value)
-    domain = DOMAINS.get(name, Domain(-math.inf))
-    if number not in domain:  # NaN is in no interval
-        raise ValueError(f"{owner}: {name} = {value} must be {domain if name in DOMAINS else 'a number, not NaN'}.")
+    domain = DOMAINS.get(name, _ANY)
+    if math.isnan(number):
+        raise ValueError(f"{owner}: {name} = {value} must be {domain}; it is not a number (NaN).")
+    if number not in domain:
+        raise ValueError(f"{owner}: {name} = {value} must be {domain}.")
     return number
 
 
 def resolve(owner: str, name: str, value: Any, leaf: Leaf) -> Any:
     """What one leaf gets: a leaf function is asked, everything else stands."""
-    if isinstance(value, Schedule) or not callable(value) or hasattr(value, "dtype"):
+    if not _is_leaf_function(value):
         return value
     try:
         result = value(leaf)
     except Exception as error:
-        error.add_note(f"while asking {owner}'s function for {name} about leaf {leaf.name!r} of shape {leaf.shape}")
+        error.add_note(
+            f"while asking {owner}'s function for {name} about leaf {leaf.name!r} of shape {leaf.shape}. {_OF_THE_STEP}"
+        )
         raise
+    if _is_leaf_function(result) and not is_family(result):
+        raise TypeError(f"{owner}, leaf {leaf.name!r}: the function for {name} returned {result!r}. {_OF_THE_STEP}")
     return check(f"{owner}, leaf {leaf.name!r}", name, result)
+
+
+_OF_THE_STEP = (
+    "A plain function given as a hyperparameter is asked about each leaf (leaf.name, leaf.shape, leaf.ndim). One of "
+    "the step is made a schedule: put @trainfn.schedule above it and call it with its parameters, or take one that is "
+    "there, as in warmup_cosine(peak=1e-3, warmup=100, steps=2000)."
+)
+
+
+def _is_leaf_function(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Schedule) and not hasattr(value, "dtype")

@@ -23,7 +23,7 @@ import numpy as np
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
-from trainfn.rule import Rule, resolve
+from trainfn.rule import EXTRAS, Rule, resolve
 from trainfn.trace import Graph, Leaf, emit
 
 # -- Scalars ---------------------------------------------------------------------------------------------------------
@@ -285,6 +285,7 @@ class State:
 
 def init(rule: Rule, params: Mapping[str, Any]) -> State:
     """The state before the first update."""
+    _check_model(rule, params)
     model: dict[str, float] = {}
     leaves = {}
     for name, p in params.items():
@@ -302,6 +303,11 @@ def update(
 
     `extras` are what the rule declares beyond the gradient, such as `value` for the loss.
     """
+    _check_model(rule, params)
+    _check_fit(state, grads, params)
+    unknown = sorted(extras.keys() - set(EXTRAS))
+    if unknown:
+        raise TypeError(f"update knows no {', '.join(unknown)}; a rule may ask for {', '.join(EXTRAS)}.")
     total = sum(np.size(p) for p in params.values())
     calls = []
     for name, p in params.items():
@@ -329,6 +335,28 @@ def update(
             updates[name] = result["update"].astype(p.dtype)
             leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
     return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
+
+
+def _check_model(rule: Rule, params: Mapping[str, Any]) -> None:
+    if not isinstance(rule, Rule):
+        raise TypeError(f"a rule with its hyperparameters is due, such as adamw(lr=1e-3), not {rule!r}.")
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params is a dictionary of numpy arrays by name, not {params!r}.")
+    for name, p in params.items():
+        if not isinstance(p, np.ndarray | np.generic) or p.dtype.kind in "biucOSU":
+            what = f"of dtype {p.dtype}" if hasattr(p, "dtype") else f"a {type(p).__name__}"
+            raise TypeError(f"parameter {name!r} is {what}; it must be a numpy array of floating-point numbers.")
+
+
+def _check_fit(state: State, grads: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    if not isinstance(state, State):
+        raise TypeError(f"the state is what init or the last update returned, not {state!r}.")
+    for what, given in (("gradients", grads), ("state", state.leaves)):
+        if given.keys() != params.keys():
+            raise ValueError(f"names of the {what}: {sorted(given)}; of the parameters: {sorted(params)}.")
+    for name, p in params.items():
+        if np.shape(grads[name]) != np.shape(p):
+            raise ValueError(f"the gradient of {name!r} has shape {np.shape(grads[name])}, and {name!r} {np.shape(p)}.")
 
 
 def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:

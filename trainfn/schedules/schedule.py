@@ -7,11 +7,13 @@
     lr = linear(start=0.0, stop=1e-3, steps=100)
 
 `lr(7)` is a Python float, `lr(numpy.arange(100))` the whole curve as float64, `lr(count)` with a traced JAX count a
-traced value, and all have the same bits.  A schedule's parameters are numbers or other schedules.
+traced value, and all have the same bits.  A schedule's parameters are numbers or other schedules.  Schedules and
+numbers are joined by + - * / and **: `warmup(1.0, 100) * cosine(1e-3, 2000) + 1e-5` is a schedule.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
@@ -19,13 +21,15 @@ import numbers
 import operator
 import pickle
 import sys
+import types
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
 from trainfn.program import Program, Sort
-from trainfn.trace import Graph, Scalar, TraceError, Value
+from trainfn.trace import Graph, Scalar, TraceError, Value, tracing
 
 # Which package evaluates schedules on the numbers of which library.
 _EVALUATORS = {"jax": "trainfn_jax", "jaxlib": "trainfn_jax", "torch": "trainfn_torch"}
@@ -34,8 +38,11 @@ _EVALUATORS = {"jax": "trainfn_jax", "jaxlib": "trainfn_jax", "torch": "trainfn_
 class Schedule:
     """A schedule with its parameters; call it with a step.
 
-    `program` computes `value` from the inputs `step` and the parameters, whose numbers are `parameters`.
+    `program` computes `value` from the inputs `step` and the parameters, whose numbers are `parameters`.  Printed, it
+    shows its formulas.
     """
+
+    __array_ufunc__ = None  # np.float64(2) * schedule is ours
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         self.name = name
@@ -72,11 +79,16 @@ class Schedule:
         return np.broadcast_to(np.asarray(value, np.float64), step.shape).copy() if whole_curve else float(value)
 
     def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in self.arguments.items())
-        return f"{self.name}({inside})"
+        if self.function is combination.function:
+            first, second = (_as_operand(self.arguments[k], self.arguments["sign"]) for k in ("first", "second"))
+            return f"{first} {self.arguments['sign']} {second}"
+        args, kwargs = _spread(self.function, self.arguments)
+        return f"{self.name}({', '.join([*map(repr, args), *(f'{k}={v!r}' for k, v in kwargs.items())])})"
 
     def __str__(self) -> str:
-        return str(self.program)
+        from trainfn.formulas import formulas_of_numbers
+
+        return "\n".join([repr(self), *(f"  {line}" for line in formulas_of_numbers(self.program, self.parameters))])
 
     def __reduce__(self) -> Any:
         """Pickled by reference to its family, as functions are, with its parameters."""
@@ -95,10 +107,51 @@ class Schedule:
     def __deepcopy__(self, memo: object) -> Schedule:
         return self
 
-    def __mul__(self, other: Any) -> Schedule:
-        return product(first=self, second=other)
+    def __add__(self, other: Any) -> Any:
+        return _combine(self, "+", other)
 
-    __rmul__ = __mul__
+    def __radd__(self, other: Any) -> Any:
+        return _combine(other, "+", self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _combine(self, "-", other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _combine(other, "-", self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _combine(self, "*", other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _combine(other, "*", self)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _combine(self, "/", other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _combine(other, "/", self)
+
+    def __pow__(self, other: Any) -> Any:
+        return _combine(self, "**", other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return _combine(other, "**", self)
+
+    def __neg__(self) -> Any:
+        return _combine(-1.0, "*", self)
+
+
+def _as_operand(x: Any, sign: str) -> str:
+    is_loose = isinstance(x, Schedule) and x.function is combination.function
+    text = repr(x)
+    return f"({text})" if is_loose or (sign == "**" and text.startswith("-")) else text
+
+
+def _spread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments as a call hands them over: those of a parameter `*name` one by one."""
+    kinds = {p.name: p.kind for p in inspect.signature(function).parameters.values()}
+    star = [k for k in arguments if kinds[k] is inspect.Parameter.VAR_POSITIONAL]
+    return [x for k in star for x in arguments[k]], {k: v for k, v in arguments.items() if k not in star}
 
 
 def _find(module: str, name: str) -> Any:
@@ -107,8 +160,9 @@ def _find(module: str, name: str) -> Any:
 
 def _remake(module: str, name: str, arguments: Mapping[str, Any]) -> Schedule:
     """A schedule of the family found there: what unpickling calls."""
-    made: Schedule = _find(module, name)(**arguments)
-    return made
+    family: Family = _find(module, name)
+    args, kwargs = _spread(family.function, arguments)
+    return family(*args, **kwargs)
 
 
 class _Recorder:
@@ -120,13 +174,17 @@ class _Recorder:
         self.graph.recorder = self  # type: ignore[attr-defined]
 
     def trace(self, schedule: Schedule, step: Any) -> Any:
-        arguments = {k: self._argument(k, v) for k, v in schedule.arguments.items()}
-        value = schedule.function(step, **arguments)
-        if isinstance(value, Scalar):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return self.graph.constant(value)
-        raise TraceError(f"schedule {schedule.name} returned {value!r} instead of a number.")
+        kinds = _kinds(schedule.function)
+        arguments = {k: v if kinds[k] == STATIC else self._argument(k, v) for k, v in schedule.arguments.items()}
+        args, kwargs = _spread(schedule.function, arguments)
+        with tracing(f"schedule {schedule.name}"):
+            value = schedule.function(step, *args, **kwargs)
+            if isinstance(value, Scalar):
+                return value
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return self.graph.constant(value)
+            hint = " Call it with the step." if isinstance(value, Schedule) else ""
+            raise TraceError(f"it returned {value!r} instead of a number.{hint}")
 
     def _argument(self, name: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -153,54 +211,179 @@ def _recorder_of(step: Value) -> _Recorder:
     return recorder
 
 
-def schedule(function: Callable[..., Any]) -> Callable[..., Schedule]:
+# -- families ----------------------------------------------------------------------------------------------------------
+
+
+class Family(Protocol):
+    """A schedule without its parameters, which makes a `Schedule` of them."""
+
+    __name__: str
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Schedule: ...
+
+
+@typing.overload
+def schedule(function: Callable[..., Any], /) -> Family: ...
+@typing.overload
+def schedule(*, check: Callable[..., None]) -> Callable[[Callable[..., Any]], Family]: ...
+def schedule(function: Callable[..., Any] | None = None, /, *, check: Callable[..., None] | None = None) -> Any:
     """Make a schedule family of `function(step, *, parameters...)`, which returns the value at `step`.
 
     Inside, `step` and number parameters are traced Scalars, for which the verbs stand; parameters that are schedules
-    can be called with a step.  Numbers are checked to be finite or infinite, not NaN.
+    can be called with a step.  A parameter takes a number (not NaN), a schedule, or a list of them; one annotated
+    `float` takes numbers only, and one annotated `Static[...]`, or whose default is None, a bool or a string, is an
+    option that chooses the formula.  `check` is called with the parameters and raises what is wrong with them together.
     """
+    return _family(function, check) if function else lambda f: _family(f, check)
+
+
+def _family(function: Callable[..., Any], check: Callable[..., None] | None) -> Family:
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"@schedule makes a schedule of a function, not of {function!r}.")
+    name = function.__name__
     signature = inspect.signature(function)
-    _step, *parameters = signature.parameters.values()
-    own = signature.replace(
-        parameters=[p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for p in parameters],
-        return_annotation=Schedule,
-    )
+    if not signature.parameters:
+        raise TypeError(f"@schedule makes a schedule of a function of the step: give {name} the parameter step.")
+    kinds = _kinds(function)
+    own = _without_step(signature)
 
     def make(*args: Any, **kwargs: Any) -> Schedule:
         try:
             bound = own.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{function.__name__}{own}: {error}") from None
+            raise TypeError(f"{spell(family)}: {error}") from None
         bound.apply_defaults()
-        for name, value in bound.arguments.items():
-            _check(function.__name__, name, value)
-        return Schedule(function.__name__, function, bound.arguments)
+        arguments = {k: v if kinds[k] == STATIC else _plain(v) for k, v in bound.arguments.items()}
+        for parameter, value in arguments.items():
+            _check(name, parameter, kinds[parameter], value)
+        if check is not None:
+            each, named = _spread(function, arguments)
+            check(*each, **named)
+        return Schedule(name, function, arguments)
 
-    make.__name__ = make.__qualname__ = function.__name__
-    make.__doc__ = function.__doc__
-    make.__module__ = function.__module__
-    make.function = function  # type: ignore[attr-defined]
-    make.__signature__ = own  # type: ignore[attr-defined]
-    return make
+    family: Any = make
+    family.__name__ = family.__qualname__ = name
+    family.__doc__ = function.__doc__
+    family.__module__ = function.__module__
+    family.function = function
+    family.__signature__ = own
+    family.is_schedule_family = True
+    return family  # type: ignore[no-any-return]
 
 
-def _check(owner: str, name: str, value: Any) -> None:
-    if isinstance(value, list | tuple):
-        for v in value:
-            _check(owner, name, v)
+def is_family(x: Any) -> bool:
+    """Whether x would make a schedule if it were called with parameters."""
+    return getattr(x, "is_schedule_family", False) is True
+
+
+def spell(family: Any) -> str:
+    """A call of the family, as in `linear(start, stop, steps)`."""
+    parameters = inspect.signature(family).parameters.values()
+    return f"{family.__name__}({', '.join(_spell_parameter(p) for p in parameters)})"
+
+
+def _spell_parameter(p: inspect.Parameter) -> str:
+    return str(p.replace(annotation=inspect.Parameter.empty))
+
+
+def _without_step(signature: inspect.Signature) -> inspect.Signature:
+    """The signature of the family: parameters can be given by position, but for those after a `*name`."""
+    parameters = list(signature.parameters.values())[1:]
+    if not any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+        parameters = [p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for p in parameters]
+    return signature.replace(parameters=parameters, return_annotation=Schedule)
+
+
+STATIC, OPTION, NUMBER, NUMBERS, ANY = (
+    "hashable",
+    "an option, a number or a schedule",
+    "a number",
+    "a list of numbers",
+    "a number or a schedule",
+)
+
+
+@functools.cache
+def _kinds(function: Callable[..., Any]) -> dict[str, str]:
+    """What each parameter takes."""
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError:  # annotations for a type checker only
+        hints = {}
+    return {name: _kind(hints.get(name), p.default) for name, p in inspect.signature(function).parameters.items()}
+
+
+def _kind(hint: Any, default: Any) -> str:
+    if "static" in getattr(hint, "__metadata__", ()):
+        return STATIC
+    if isinstance(default, bool | str | None):
+        return OPTION
+    return NUMBER if hint is float else NUMBERS if hint == list[float] else ANY
+
+
+POSITIVE_COUNTS = frozenset({"steps", "every"})  # parameters that divide a step
+COUNTS = frozenset({"warmup", "boundaries"})
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers as Python's, and rows of numbers as lists, so that a schedule reads as it would be written."""
+    if isinstance(value, range | tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.number) else value
+
+
+def _check(owner: str, name: str, kind: str, value: Any) -> None:
+    if kind == STATIC or (kind == OPTION and isinstance(value, bool | str | None)):
         return
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, Schedule) and kind in (OPTION, ANY):
+        return
+    if isinstance(value, list) and kind != NUMBER:
+        for v in value:
+            _check(owner, name, NUMBER if kind == NUMBERS else kind, v)
+        return
+    if kind == NUMBERS or not _is_number(value):
+        hint = f" Call it first, as in {spell(value)}." if is_family(value) else ""
+        raise TypeError(f"{owner}: {name} = {value!r} must be {kind}.{hint}")
+    if not isinstance(value, numbers.Real):
+        return  # a framework's number, which may be unknown yet
+    number = float(value)
+    if math.isnan(number):
         raise ValueError(f"{owner}: {name} is NaN.")
-    if name in POSITIVE_COUNTS and isinstance(value, int | float) and not (value > 0 and math.isfinite(value)):
+    if name in POSITIVE_COUNTS and not 0 < number < math.inf:
         raise ValueError(f"{owner}: {name} = {value} must be a positive number of steps.")
+    if name in COUNTS and not 0 <= number < math.inf:
+        raise ValueError(f"{owner}: {name} = {value} must be at least 0, a number of steps.")
 
 
-# Parameters that divide a step.
-POSITIVE_COUNTS = frozenset({"steps", "every"})
+def _is_number(value: Any) -> bool:
+    if isinstance(value, numbers.Real):
+        return not isinstance(value, bool)
+    return getattr(value, "ndim", None) == 0 and getattr(value, "dtype", None) != np.bool_
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+_SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+}
 
 
 @schedule
-def product(step: Any, *, first: Any, second: Any) -> Any:
-    """first(step) * second(step); either may be a number."""
-    a, b = (s(step) if isinstance(s, Schedule) else s for s in (first, second))
-    return a * b
+def combination(step: Any, *, first: Any, sign: Annotated[str, "static"], second: Any) -> Any:
+    """first(step) + second(step), or with another sign; either may be a number."""
+    a, b = (x(step) if isinstance(x, Schedule) else x for x in (first, second))
+    return _SIGNS[sign](a, b)
+
+
+def _combine(first: Any, sign: str, second: Any) -> Any:
+    for x in (first, second):
+        if is_family(x):
+            raise TypeError(f"{sign} takes schedules and numbers: call {x.__name__} first, as in {spell(x)}.")
+        if not (isinstance(x, Schedule) or _is_number(x)) or isinstance(x, Value):
+            return NotImplemented
+    return combination(first, sign, second)
