@@ -50,6 +50,8 @@ from trainfn.verbs import apply_if, global_sum, leaf_sum
         (lambda: tf.adamw(beta1=0.9), "adamw has no hyperparameter beta1; it has lr, b1, b2, eps, weight_decay"),
         (lambda: tf.adamw(1e-3, lr=1e-3), "lr was given twice"),
         (lambda: tf.adamw(1, 2, 3, 4, 5, 6), "6 were given"),
+        (lambda: tf.adamw(iter([np.ones(3)]), lr=0.1), r"not a model's parameters: .*Optimizer\(params, adamw\("),
+        (lambda: tf.adamw({"w": np.ones(3)}), r"not a model's parameters: .*transform\(adamw\(\.\.\.\)\)\.init"),
         (lambda: tf.adamw(lr="0.1"), "lr = '0.1'"),
         (lambda: tf.adamw(lr=None), "lr = None"),
         (lambda: tf.adamw(lr=True), "lr = True"),
@@ -98,6 +100,15 @@ def test_a_function_of_the_step_is_told_how_to_become_a_schedule(make: Any) -> N
 def test_infinite_bounds_clip_nothing() -> None:
     assert tf.clip_by_global_norm(math.inf).hyper["max_norm"] == math.inf
     assert tf.clip_by_value(math.inf).hyper["max_value"] == math.inf
+
+
+@pytest.mark.parametrize("name", ["init", "update", "step"])
+def test_a_rule_is_not_run_by_its_methods(name: str) -> None:
+    assert not hasattr(tf.adamw(), name)
+    with pytest.raises(AttributeError, match=r"trainfn_jax.transform\(rule\) makes"):
+        getattr(tf.adamw(), name)
+    with pytest.raises(AttributeError, match="'Rule' object has no attribute 'hypre'"):
+        tf.adamw().hypre  # noqa: B018
 
 
 def test_a_definition_has_a_short_repr() -> None:
@@ -230,6 +241,8 @@ def test_a_wrapper_must_call_its_inner_rule_once() -> None:
 
     with pytest.raises(tf.TraceError, match="2 times"):
         twice(tf.sgd()).program()
+    with pytest.raises(tf.TraceError, match=r"rule <lambda>: inner takes the gradient alone, .* given 2 values"):
+        tf.rule(lambda inner, g, p: inner(g, p))(tf.sgd()).program()
 
 
 def test_static_options_choose_the_program() -> None:

@@ -78,6 +78,8 @@ def _program(body: Any) -> Any:
         (lambda step, g, p, lr: where(True & (g > 0), g, p), "Python bool True"),
         (lambda step, g, p, lr: 5 % step * g, "% is not a verb"),
         (lambda step, g, p, lr: tf.linear(0, 1, 5) * g, "give the schedule as a hyperparameter"),
+        (lambda step, g, p, lr: verbs.full_like(g, p), "full_like takes a number .* not <traced array p>"),
+        (lambda step, g, p, lr: verbs.zeros_like(3), "zeros_like takes an Array"),
         (lambda step, g, p, lr: np.zeros(3), r"zeros_like\(p\)"),
         (lambda step, g, p, lr: (g, p), "has a parameter `state`"),
     ],
@@ -146,7 +148,7 @@ def test_an_error_inside_a_wrapper_names_the_rule_it_is_in() -> None:
 def test_other_errors_in_a_rule_get_a_note() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         _program(lambda step, g, p, lr: g * (1 / 0))
-    assert caught.value.__notes__ == ["while tracing rule probe"]
+    assert caught.value.__notes__ == ["while tracing rule probe for leaf 'layer.weight' of shape (3, 4)"]
 
 
 def test_a_method_that_is_none_is_missing_to_hasattr_and_a_trace_error() -> None:

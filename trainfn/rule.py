@@ -142,6 +142,11 @@ class Definition:
             if not args or not isinstance(args[0], Rule):
                 raise TypeError(f"{self.name} stands around another rule: give that first, as in {self.name}(adamw()).")
             inner, args = args[0], args[1:]
+        if args and isinstance(args[0], list | dict | Iterator):
+            raise TypeError(
+                f"{self.name} takes hyperparameters, not a model's parameters: give those to "
+                f"trainfn_torch.Optimizer(params, {self.name}(...)), or trainfn_jax.transform({self.name}(...)).init."
+            )
         names = list(self.defaults)
         if len(args) > len(names):
             raise TypeError(f"{self.name} takes {', '.join(names) or 'no hyperparameters'}; {len(args)} were given.")
@@ -295,6 +300,14 @@ class Rule:
         links = [_describe(link) for link in self.links]
         return links[0] if len(links) == 1 else f"chain({', '.join(links)})"
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("init", "update", "step"):
+            raise AttributeError(
+                f"a rule has no .{name}, it is a formula: trainfn_jax.transform(rule) makes an optax transformation of "
+                "it, trainfn_torch.Optimizer(params, rule) an optimizer, and trainfn.reference runs it in numpy."
+            )
+        return object.__getattribute__(self, name)  # raises what it raised before
+
     def __str__(self) -> str:
         program = self.program()
         return str(program.keep(name for name in program.output if name != "update"))
@@ -330,7 +343,7 @@ def rule(function: Callable[..., Any]) -> Definition:
         state = reference.init(myrule(lr=0.1), params)
         updates, state = reference.update(myrule(lr=0.1), state, grads, params)
 
-    and `print(myrule())` shows its formulas.
+    `print(myrule())` shows its formulas, `print(myrule().program(Leaf("w", (3, 4))))` those for a matrix.
     """
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"@rule makes a rule of a function, not of {function!r}.")
@@ -476,7 +489,7 @@ def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Va
 
 
 def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
-    with tracing(f"rule {structure.definition.name}"):
+    with tracing(f"rule {structure.definition.name}", g.graph.leaf):
         return _updated(structure, _call(structure, g, p, states), g, states)
 
 
@@ -488,9 +501,11 @@ def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any
     supplied: dict[str, Any] = {"g": g, "p": p}
     calls: list[Any] = []
 
-    def inner(gradient: Any) -> Any:
-        calls.append(gradient)
-        return _apply(structure.inner, _as_array("gradient", gradient, g), p, states)
+    def inner(*gradients: Any) -> Any:
+        if len(gradients) != 1:
+            raise TraceError(f"inner takes the gradient alone, as in inner(g); it was given {len(gradients)} values.")
+        calls.extend(gradients)
+        return _apply(structure.inner, _as_array("gradient", gradients[0], g), p, states)
 
     for name in definition.positional:
         if name == "inner":
@@ -580,7 +595,7 @@ def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
     states: dict[str, Value] = {}
     for structure in _walk_structures(structures):
         definition, names = structure.definition, dict(structure.state)
-        with tracing(f"rule {definition.name}"):
+        with tracing(f"rule {definition.name}", leaf):
             initial = _initial(structure, graph, p)
             for field, sort in definition.fields.items():
                 default = zeros_like(p) if sort is Array else 0.0

@@ -34,7 +34,7 @@ class NoSuchMethod(TraceError, AttributeError):
 
 
 @contextmanager
-def tracing(what: str) -> Iterator[None]:
+def tracing(what: str, leaf: Leaf | None = None) -> Iterator[None]:
     """Errors inside say which rule or schedule they are about."""
     try:
         yield
@@ -43,7 +43,8 @@ def tracing(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         if f"{__name__}." not in str(error):
-            error.add_note(f"while tracing {what}")
+            of_leaf = f" for leaf {leaf.name!r} of shape {leaf.shape}" if leaf else ""
+            error.add_note(f"while tracing {what}{of_leaf}")
             raise
         refusal = TraceError(_of_a_library(str(error)))
         refusal.where = what

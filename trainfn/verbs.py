@@ -169,13 +169,12 @@ def global_max(x: Array) -> Any:
 
 def full_like(x: Array, value: Operand) -> Array:
     """An Array of x's shape with `value` everywhere."""
-    graph = _expect_array("full_like", x).graph
-    return graph.emit("fill", (trace.lift(graph, "full_like", value).index,), Sort.ARRAY)  # type: ignore[return-value]
+    return _full("full_like", x, value)
 
 
 def zeros_like(x: Array) -> Array:
     """An Array of x's shape with zero everywhere."""
-    return full_like(x, 0.0)
+    return _full("zeros_like", x, 0.0)
 
 
 # -- gating ------------------------------------------------------------------------------------------------------------
@@ -214,6 +213,14 @@ def _reduce(verb: str, *arrays: Any) -> Any:
     graph = _expect_array(verb, arrays[0]).graph
     indices = tuple(trace.lift(graph, verb, _expect_array(verb, x)).index for x in arrays)
     return graph.emit("max" if op == "max" else "sum", indices, Sort.SCALAR, scope)
+
+
+def _full(verb: str, x: Any, value: Any) -> Array:
+    graph = _expect_array(verb, x).graph
+    number = trace.lift(graph, verb, value)
+    if not isinstance(number, trace.Scalar):
+        raise TraceError(f"{verb} takes a number to put everywhere, not {number!r}.")
+    return graph.emit("fill", (number.index,), Sort.ARRAY)  # type: ignore[return-value]
 
 
 def _expect_array(verb: str, x: Any) -> Array:
