@@ -73,6 +73,7 @@ def prepare(
         values = {k: v for k, v in saved["state"].get(entry.saved_id, {}).items() if v is not None}
         if values:
             states.check(rule, names, entry.leaf, values, entry.p, entry.where)
+            states.count_of(values.get("step", 1.0), f"the state of {entry.where}: step")
             state[entry.p] = _copy_state(rule, names, values, entry.p)
     _check_nothing_is_lost(rule, names, fixed, param_groups, saved_groups)
     parts = _refine(param_groups, entries)
@@ -84,6 +85,7 @@ def prepare(
     updates = _shared(saved_groups, states.UPDATES)
     if updates is None:
         updates = max((float(s["step"]) for s in state.values()), default=0.0)
+    updates = states.count_of(updates, f"the saved {states.UPDATES}")
     model = {f.name: _shared(saved_groups, f.name) for f in rule.fields if f.is_of_model}
     lacking = [name for name, value in model.items() if value is None and state]
     if lacking:
@@ -91,7 +93,10 @@ def prepare(
             f"the saved state lacks {', '.join(lacking)}, which {rule.name} keeps in every parameter group: "
             "it was saved by another rule."
         )
-    return Loaded([g for g, _ in made], [own for _, own in made], state, float(updates), model)
+    for f in rule.fields:
+        if model.get(f.name) is not None:
+            states.check_numbers(f, f.name, model[f.name], "the saved parameter groups")
+    return Loaded([g for g, _ in made], [own for _, own in made], state, updates, model)
 
 
 def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:

@@ -13,8 +13,6 @@ step is done by `single`.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -42,9 +40,7 @@ from trainfn_torch.memory import (
     not_scalar,
     readable,
 )
-
-# Modules whose lines tell a user nothing about where a step was made.
-_OURS = frozenset({"trainfn_torch", "torch"})
+from trainfn_torch.warn import warn
 
 # As many tensors as the processor's nearest caches hold while they are looked at.
 _STRETCH = 250
@@ -58,7 +54,7 @@ def accepts(leaf: LeafUpdate) -> bool:
         program = _kept(leaf.program)
         _built(_kernel(program, _leaf_formats(leaf, program)), leaf.p.device)
     except CannotBuild as error:
-        _warn(f"trainfn updates parameters by the slower foreach execution, because {error}")
+        _warn_once(f"trainfn updates parameters by the slower foreach execution, because {error}")
         return False
     return True
 
@@ -66,15 +62,10 @@ def accepts(leaf: LeafUpdate) -> bool:
 _warnings: set[str] = set()
 
 
-def _warn(message: str) -> None:
-    """Once, at the line that called torch or trainfn."""
-    if message in _warnings:
-        return
-    _warnings.add(message)
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, RuntimeWarning, stacklevel=level)
+def _warn_once(message: str) -> None:
+    if message not in _warnings:
+        _warnings.add(message)
+        warn(message)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from trainfn.trace import Leaf
 from trainfn_torch.names import Key, Names
 from trainfn_torch.scalars import evaluate_schedule
 from trainfn_torch.tensors import is_plain
+from trainfn_torch.warn import warn
 
 # Keys that are no hyperparameters: torch's own, those its schedulers and loaders keep in a group, and other libraries'.
 KEYS_OF_OTHERS = frozenset(
@@ -50,7 +51,7 @@ class Group:
     schedules: the scheduled hyperparameters.
     owned: the objects it wrote into the group, by key; written_at: the count of updates they belong to.
     hyper: the numbers a step reads, one mapping for the group's life, changed in place.
-    keys: of the group, when they were last looked at.
+    keys: of the group, when they were last looked at; noticed: those under which a foreign number was found.
     """
 
     schedules: dict[str, Schedule]
@@ -59,6 +60,7 @@ class Group:
     seen: dict[str, Any] = field(default_factory=dict)
     hyper: dict[str, Any] = field(default_factory=dict)
     keys: frozenset[str] = frozenset()
+    noticed: set[str] = field(default_factory=set)
 
 
 # -- making groups -----------------------------------------------------------------------------------------------------
@@ -186,7 +188,10 @@ def own_values(
     at = known_count(updates)
     for key in keys:
         scheduled = [n for n in key.hyper if n in own.schedules]
-        if not scheduled or not (force or is_ours(key, group, own)):
+        if not scheduled:
+            continue
+        if not (force or is_ours(key, group, own)):
+            _notice_foreign(key, group.get(key.name), own)
             continue
         if not force and at is not None and at == own.written_at[key.name]:
             continue
@@ -198,6 +203,19 @@ def own_values(
         numbers = tuple(new.get(n, o) for n, o in zip(key.hyper, old, strict=True))
         group[key.name] = own.owned[key.name] = numbers if key.is_tuple else numbers[0]
         own.written_at[key.name] = at
+
+
+def _notice_foreign(key: Key, value: Any, own: Group) -> None:
+    """Say once that a schedule rests.  A zero is what checkpoint loaders put there for one empty step."""
+    if key.name in own.noticed or not isinstance(value, int | float | tuple) or value == 0:
+        return
+    own.noticed.add(key.name)
+    schedules = ", ".join(f"{n} = {own.schedules[n]!r}" for n in key.hyper if n in own.schedules)
+    warn(
+        f"{key.name} = {value!r} was put into a parameter group that has a schedule for it ({schedules}): the number "
+        "is used, and the schedule rests until its own value is put back. If something else decides on it, such as "
+        "ReduceLROnPlateau, give the rule a number."
+    )
 
 
 def known_count(updates: torch.Tensor) -> float | None:
@@ -227,7 +245,7 @@ def read(rule: Rule, keys: Sequence[Key], group: dict[str, Any], own: Group) -> 
     """The numbers the next update uses, by the core's names."""
     for key in keys:
         value = group.get(key.name, _MISSING)
-        if value is own.seen.get(key.name, group):
+        if value is own.seen.get(key.name, group) and not isinstance(value, list):  # whose items may be others
             continue
         if value is _MISSING:
             raise KeyError(f"{rule.name}: {key.name} is missing from a parameter group; put it back.")

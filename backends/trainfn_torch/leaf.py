@@ -63,7 +63,7 @@ class LeafUpdate:
     @property
     def is_coupled(self) -> bool:
         """Whether the leaves of the model need each other, and must be handed to one execution together."""
-        return bool(self.model) or _reduces_over_model(self.program)
+        return bool(self.model) or "applied" in self.program.output or _reduces_over_model(self.program)
 
 
 @dataclass(eq=False)

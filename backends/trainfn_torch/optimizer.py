@@ -72,7 +72,7 @@ class Optimizer(torch.optim.Optimizer):
         if not unscales:
             self._step_supports_amp_scaling = False
         self._groups: list[Group] = []
-        self._updates = torch.zeros((), dtype=torch.float32)
+        self._updates = torch.zeros((), dtype=torch.float32, device="cpu")
         self._model: dict[str, torch.Tensor] = {}
         self._given: list[torch.Tensor] = []  # in the user's order, which splitting groups loses
         self._forget()
@@ -102,7 +102,7 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group; it is split where functions of the leaf give its parameters different hyperparameters."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        before = len(self.param_groups)
+        before, is_first = len(self.param_groups), not self._given
         given = _tensors_and_names(param_group)[0]
         try:
             for group, own in self._split(param_group):
@@ -115,7 +115,7 @@ class Optimizer(torch.optim.Optimizer):
             del self.param_groups[before:], self._groups[before:]
             raise
         self._given += given or []
-        if not before and self.param_groups:
+        if is_first and self._given:
             self._start_model()
         self._share()
 
@@ -150,15 +150,14 @@ class Optimizer(torch.optim.Optimizer):
         return made
 
     def _start_model(self) -> None:
-        """State of the model begins with the first group."""
-        group, own = self.param_groups[0], self._groups[0]
-        if group["params"]:
-            p = group["params"][0]
-            leaf = Leaf(_name(group, 0), tuple(p.shape))
-            hyper = grouping.read(self.rule, self._names.keys, group, own)
-            with torch.no_grad():
-                self._model = states.initial_of_model(self.rule, leaf, p, hyper)
-            self._place(p)
+        """State of the model begins with the first parameter."""
+        group, own = next((group, own) for group, own in self._both() if group["params"])
+        p = group["params"][0]
+        leaf = Leaf(_name(group, 0), tuple(p.shape))
+        hyper = grouping.read(self.rule, self._names.keys, group, own)
+        with torch.no_grad():
+            self._model = states.initial_of_model(self.rule, leaf, p, hyper)
+        self._place(p)
 
     def _share(self) -> None:
         """Every group holds the same tensors for what belongs to the model: the keys of `state` are parameters only."""
@@ -302,7 +301,8 @@ class Optimizer(torch.optim.Optimizer):
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
                     slots.append(self._slot(rule, group, i, own.hyper))
-        self._slots = {slot.p: slot for slot in slots}
+        known = self._slots | {slot.p: slot for slot in slots}  # those that rest come back
+        self._slots = {p: slot for p, slot in known.items() if p in self.state}
         return Plan(rules, params, grads, slots, self.state)
 
     def _check_gradients(self) -> None:
@@ -319,17 +319,17 @@ class Optimizer(torch.optim.Optimizer):
         p = group["params"][i]
         leaf = Leaf(_name(group, i), tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
         state = self.state[p]
+        program = rule.program(leaf)
+        program = self._programs.setdefault(program, program)
+        old = self._slots.get(p)
+        if old is not None and old.is_still(program, state, hyper):
+            return old
         if not state:
             state.update(states.initial(rule, self._names, leaf, p, hyper))
         else:
             states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
-        program = rule.program(leaf)
-        program = self._programs.setdefault(program, program)
-        old = self._slots.get(p)
-        if old is not None and old.is_still(program, state, hyper):
-            return old
         return Slot(program, p, state, hyper, self._names, self._model, self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
@@ -367,6 +367,7 @@ class Optimizer(torch.optim.Optimizer):
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]
+        self._given = _with_replaced(self._given, [entry.p for entry in entries])
         order = {id(p): i for i, p in reversed(list(enumerate(self._given)))}
         return sorted(entries, key=lambda entry: order[id(entry.p)])
 
@@ -417,6 +418,14 @@ def _tensors_and_names(given: Mapping[str, Any]) -> tuple[list[torch.Tensor] | N
     if not all(isinstance(p, torch.Tensor) for p in params):
         return None, None
     return params, None if names is None else list(names)
+
+
+def _with_replaced(given: Sequence[torch.Tensor], present: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The given parameters, those that a user put into groups since standing where the ones they replaced stood."""
+    here, known = set(map(id, present)), set(map(id, given))
+    new = iter([p for p in present if id(p) not in known])
+    kept = [p if id(p) in here else next(new, None) for p in given]
+    return [*(p for p in kept if p is not None), *new]
 
 
 def _without_repetition(

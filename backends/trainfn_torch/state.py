@@ -6,6 +6,7 @@ for each ModelScalar and for the count of updates, the same object in every para
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,11 +89,33 @@ def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: tor
         )
     for name, f in fields.items():
         value = state[name]
-        expected = tuple(p.shape) if f.is_array else (2,) if f.is_pair else None
-        if f.is_array and not isinstance(value, torch.Tensor):
+        if not f.is_array:
+            check_numbers(f, name, value, f"the state of {where}")
+        elif not isinstance(value, torch.Tensor):
             raise TypeError(f"the state of {where}: {name} must be a tensor, not {type(value).__name__}.")
-        if expected is not None and tuple(value.shape) != expected:
+        elif value.shape != p.shape:
             raise ValueError(
-                f"the state of {where}: {name} has shape {tuple(value.shape)} where {expected} is due; "
+                f"the state of {where}: {name} has shape {tuple(value.shape)} where {tuple(p.shape)} is due; "
                 "was it saved by another model?"
             )
+
+
+def check_numbers(f: Field, name: str, value: Any, where: str) -> None:
+    """Whether a saved value is one number, or two for a pair."""
+    if not isinstance(value, torch.Tensor | int | float):
+        raise TypeError(f"{where}: {name} must be a number or a tensor, not {type(value).__name__}.")
+    size = value.numel() if isinstance(value, torch.Tensor) else 1
+    if size != (2 if f.is_pair else 1):
+        due = "two numbers" if f.is_pair else "one number"
+        raise ValueError(f"{where}: {name} has shape {tuple(torch.as_tensor(value).shape)} where {due} is due.")
+
+
+def count_of(value: Any, what: str) -> float:
+    """A saved counter as a number; on a device that would wait, so it is asked only when a state comes in."""
+    try:
+        count = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{what} must be one number, a count of updates: {error}") from None
+    if not 0.0 <= count < math.inf:
+        raise ValueError(f"{what} = {count} must be a count of updates.")
+    return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -488,6 +489,73 @@ def test_a_group_that_is_refused_in_part_is_refused_whole() -> None:
     with pytest.raises(ValueError, match="more than one parameter group"):
         optimizer.add_param_group({"params": [("weight", params["weight"]), ("again", params["bias"])]})
     assert [g["param_names"] for g in optimizer.param_groups] == [["bias"]]
+
+
+def test_a_schedule_that_something_else_overwrites_says_so_once() -> None:
+    """ReduceLROnPlateau leaves no mark in a group, as other schedulers do; loaders put a zero there for one step."""
+    params = parameters()
+    optimizer = optimizer_of(params, tf.sgd(lr=DECAY))
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
+    for n in range(3):
+        give_gradients(params, n)
+        with pytest.warns(RuntimeWarning, match="lr = .* the schedule rests") if n == 2 else nullcontext():
+            optimizer.step()
+        plateau.step(1.0)
+
+
+def test_items_of_a_list_in_a_group_may_be_changed() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw())
+    optimizer.param_groups[0]["betas"] = [0.9, 0.99]
+    for b1 in (0.9, 0.25):
+        optimizer.param_groups[0]["betas"][0] = b1
+        give_gradients(params, 1)
+        before = {p: optimizer.state[p].get("exp_avg", torch.zeros_like(p)).clone() for p in params.values()}
+        optimizer.step()
+        for p, m in before.items():
+            torch.testing.assert_close(optimizer.state[p]["exp_avg"], b1 * m + (1 - b1) * p.grad)
+
+
+def test_the_first_group_may_be_empty() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = trainfn_torch.Optimizer([{"params": []}, {"params": [p]}], keeps_numbers())
+    other = trainfn_torch.Optimizer([{"params": []}], keeps_numbers())
+    other.add_param_group({"params": [q := torch.nn.Parameter(torch.ones(3))]})
+    for x, stepped in ((p, optimizer), (q, other)):
+        x.grad = torch.ones(3)
+        stepped.step()
+        assert all(group["norm"] is stepped.param_groups[0]["norm"] for group in stepped.param_groups)
+    assert torch.equal(p, q)
+
+
+def test_the_default_device_is_for_new_tensors_only() -> None:
+    params = parameters()
+    with torch.device("meta"):
+        optimizer = optimizer_of(params, tf.adamw(lr=DECAY))
+    give_gradients(params, 1)
+    with torch.device("meta"):
+        optimizer.step()
+    assert float(optimizer.param_groups[0]["updates"]) == 1
+    assert all(p.device.type == "cpu" for state in optimizer.state.values() for p in state.values())
+
+
+def test_a_gate_holds_leaves_of_every_execution() -> None:
+    """Though it reduces nothing: that one leaf's condition fails keeps the whole model where it is."""
+
+    @rule
+    def gated(g: Any, *, lr: Any = 0.1) -> Any:
+        return apply_if(lr > 0.0, -lr * g)
+
+    for lrs in ((0.0, 0.1), (0.1, 0.0)):
+        whole, strided = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(8)[::2])
+        groups = [{"params": [p], "lr": lr} for p, lr in zip((whole, strided), lrs, strict=True)]
+        optimizer = trainfn_torch.Optimizer(groups, gated())
+        whole.grad = strided.grad = torch.ones(4)
+        optimizer.step()
+        assert torch.equal(whole, torch.ones(4))
+        assert torch.equal(strided, torch.ones(4))
+        assert float(optimizer.param_groups[0]["updates"]) == 0
+        assert [float(optimizer.state[p]["step"]) for p in (whole, strided)] == [0, 0]
 
 
 def test_a_nameless_parameter_has_no_name_to_decide_by() -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
+import math
 import pickle
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -20,6 +24,8 @@ from tests.bits import assert_same_bits
 from tests.torch.optimizer_runs import Reference, give_gradients, parameters, snapshot
 from tests.torch.test_optimizer import BY_SHAPE, DECAY, keeps_numbers, optimizer_of
 from trainfn.schedules import linear
+from trainfn.trace import LeafScalar, ModelScalar
+from trainfn.verbs import global_norm, leaf_sum
 from trainfn_torch.names import Names
 
 Made = Callable[[], tf.Rule]
@@ -363,8 +369,83 @@ def test_a_copy_keeps_a_foreign_number() -> None:
     params, other = copy.deepcopy((list(optimizer.state), optimizer))
     for p in params:
         p.grad = torch.zeros_like(p)
-    other.step()
+    with pytest.warns(RuntimeWarning, match="the schedule rests"):
+        other.step()
     assert other.param_groups[0]["lr"] == 0.5
+
+
+class Numbers(NamedTuple):
+    of_model: ModelScalar
+    of_leaf: LeafScalar
+
+
+@tf.rule
+def with_numbers(state: Numbers, g: Any, *, lr: Any = 0.1) -> Any:
+    return -lr * g, Numbers(state.of_model + global_norm(g), state.of_leaf + leaf_sum(g))
+
+
+def _spoiled_model(saved: Any, value: Any) -> None:
+    for group in saved["param_groups"]:
+        group["of_model"] = value
+
+
+def _spoiled_leaf(saved: Any, value: Any) -> None:
+    saved["state"][0]["of_leaf"] = value
+
+
+def _spoiled_step(saved: Any, value: Any) -> None:
+    saved["state"][0]["step"] = value
+
+
+def _spoiled_updates(saved: Any, value: Any) -> None:
+    for group in saved["param_groups"]:
+        group["updates"] = value
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3), "x", math.nan, -3.0, math.inf])
+@pytest.mark.parametrize("spoil", [_spoiled_model, _spoiled_leaf, _spoiled_step, _spoiled_updates])
+def test_a_number_that_is_none_is_refused_before_anything_is_loaded(spoil: Any, value: Any) -> None:
+    _, optimizer = trained(with_numbers())
+    saved = copy.deepcopy(optimizer.state_dict())
+    spoil(saved, value)
+    optimizer.param_groups[0]["lr"] = 0.75
+    before = copy.deepcopy(optimizer.state_dict())
+    is_counter = spoil in (_spoiled_step, _spoiled_updates)
+    if isinstance(value, float) and not is_counter:  # a number of the rule may be any
+        optimizer.load_state_dict(saved)
+        return
+    with pytest.raises((TypeError, ValueError), match=r"number|count"):
+        optimizer.load_state_dict(saved)
+    assert_same_bits(flat(before), flat(optimizer.state_dict()))
+
+
+def flat(saved: Any) -> dict[str, Any]:
+    numbers = {f"group.{k}": np.float64(v) for k, v in saved["param_groups"][0].items() if isinstance(v, float)}
+    numbers["updates"] = np.float64(saved["param_groups"][0]["updates"].item())
+    return numbers | {f"{i}.{k}": x.numpy() for i, xs in saved["state"].items() for k, x in xs.items()}
+
+
+def test_parameters_exchanged_in_a_group_load() -> None:
+    """As where points are added to a scene: a parameter is replaced by a larger one, its state by hand."""
+    params = [torch.nn.Parameter(torch.ones(n)) for n in (3, 5, 2)]
+    optimizer = trainfn_torch.optim.Adam(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    old = weakref.ref(params[1])
+    state = optimizer.state.pop(params[1])
+    new = torch.nn.Parameter(torch.ones(8))
+    for name in ("exp_avg", "exp_avg_sq"):
+        state[name] = torch.cat([state[name], torch.zeros(3)])
+    params[1] = optimizer.param_groups[0]["params"][1] = new
+    optimizer.state[new] = state
+    new.grad = torch.ones_like(new)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    assert torch.equal(optimizer.state[new]["exp_avg"], saved["state"][1]["exp_avg"])
+    gc.collect()
+    assert old() is None
 
 
 def test_pickling_with_a_function_that_pickle_cannot_find() -> None:
