@@ -166,11 +166,28 @@ def test_a_value_kept_from_another_trace_is_refused() -> None:
     @tf.rule
     def leaky(g):  # type: ignore[no-untyped-def]
         kept.append(g)
-        return kept[0] + g
+        return kept[0] + g * g.ndim
 
     leaky().program(Leaf("a", (1,)))
     with pytest.raises(TraceError, match="belongs into its state"):
-        leaky().program(Leaf("b", (2,)))
+        leaky().program(Leaf("b", (2, 2)))
+
+
+def test_leaves_are_traced_once_unless_they_differ_in_what_the_rule_asks() -> None:
+    traced: list[str] = []
+
+    @tf.rule
+    def by_rank(g):  # type: ignore[no-untyped-def]
+        traced.append("again")
+        return 2.0 * g if g.ndim > 1 else g * (1.0 if g.size > 3 else 3.0)
+
+    leaves = [Leaf("a", (4,)), Leaf("b", (4,)), Leaf("c", (2, 3)), Leaf("d", (7, 5)), Leaf("e", (2,)), Leaf("f", (2,))]
+    programs = [by_rank().program(leaf) for leaf in leaves]
+    assert programs[0] is programs[1]
+    assert programs[2] is programs[3]
+    assert programs[4] is programs[5]
+    assert len(traced) == 3
+    assert len({str(program) for program in programs}) == 3
 
 
 def test_rules_may_branch_on_the_leaf() -> None:

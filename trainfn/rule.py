@@ -34,7 +34,7 @@ import pickle
 import sys
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
@@ -284,11 +284,11 @@ class Rule:
 
     def program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
         """The traced update: outputs `update`, `p` (after it), `state.*`, and `applied` if it can be skipped."""
-        return _trace(self.structure, leaf)
+        return _traces(self.structure).of(leaf).update
 
     def init_program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
         """The traced initial state, from `p` and hyperparameters."""
-        return _trace_init(self.structure, leaf)
+        return _traces(self.structure).of(leaf).init
 
     def __reduce__(self) -> Any:
         return Rule, (self.links,)
@@ -435,9 +435,43 @@ def _describe(link: Link) -> str:
 # -- tracing -----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8192)
-def _trace(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
-    graph = Graph(leaf)
+@dataclass(frozen=True)
+class _Traced:
+    """The two programs of a rule for one leaf, and what they were told about it."""
+
+    update: Program
+    init: Program
+    facts: Mapping[str, Any]
+
+
+class _Traces:
+    """The programs of one rule: traced once for all leaves that do not differ in anything the rule asked about.
+
+    A thousand layers whose names no rule looks at are one program.
+    """
+
+    def __init__(self, structures: tuple[Structure, ...]) -> None:
+        self._structures = structures
+        self._known: dict[tuple[str, ...], dict[tuple[Any, ...], _Traced]] = {}
+
+    def of(self, leaf: Leaf) -> _Traced:
+        for asked, programs in list(self._known.items()):
+            traced = programs.get(tuple(getattr(leaf, name) for name in asked))
+            if traced is not None:
+                return traced
+        graph, init = Graph(leaf), Graph(leaf)
+        update = _trace(self._structures, graph)
+        traced = _Traced(update, _trace_init(self._structures, init, update.output), graph.facts | init.facts)
+        self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
+        return traced
+
+
+@lru_cache(maxsize=1024)
+def _traces(structures: tuple[Structure, ...]) -> _Traces:
+    return _Traces(structures)
+
+
+def _trace(structures: tuple[Structure, ...], graph: Graph) -> Program:
     p = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
     update = _apply(structures, graph.input("g", Sort.ARRAY), p, states)
@@ -587,15 +621,12 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
         states[f"state.{name}"] = rounded
 
 
-@lru_cache(maxsize=8192)
-def _trace_init(structures: tuple[Structure, ...], leaf: Leaf) -> Program:
-    graph = Graph(leaf)
-    kept = _trace(structures, leaf).output
+def _trace_init(structures: tuple[Structure, ...], graph: Graph, kept: Container[str]) -> Program:
     p: Any = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
     for structure in _walk_structures(structures):
         definition, names = structure.definition, dict(structure.state)
-        with tracing(f"rule {definition.name}", leaf):
+        with tracing(f"rule {definition.name}", graph.leaf):
             initial = _initial(structure, graph, p)
             for field, sort in definition.fields.items():
                 default = zeros_like(p) if sort is Array else 0.0

@@ -83,6 +83,7 @@ class Graph:
 
     def __init__(self, leaf: Leaf | None = None) -> None:
         self.leaf = leaf
+        self.facts: dict[str, Any] = {}  # what was asked about the leaf, and answered
         self.nodes: list[Node] = []
         self.labels: dict[int, str] = {}
         self.gates: list[Flag] = []
@@ -317,25 +318,24 @@ class Array(Number):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._leaf.shape
+        return self._fact("shape")  # type: ignore[no-any-return]
 
     @property
     def ndim(self) -> int:
-        return self._leaf.ndim
+        return self._fact("ndim")  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
-        return self._leaf.size
+        return self._fact("size")  # type: ignore[no-any-return]
 
     @property
     def name(self) -> str:
         """The leaf's name in the model, as the user's framework spells it."""
-        return self._leaf.name
+        return self._fact("name")  # type: ignore[no-any-return]
 
-    @property
-    def _leaf(self) -> Leaf:
+    def _fact(self, name: str) -> Any:
         assert self.graph.leaf is not None
-        return self.graph.leaf
+        return self.graph.facts.setdefault(name, getattr(self.graph.leaf, name))
 
 
 class Scalar(Number):
