@@ -413,10 +413,12 @@ def test_leaves_must_agree_on_what_is_reduced_over_the_model() -> None:
 
 def test_a_rule_can_be_traced_under_a_profiler() -> None:
     @tf.rule
-    def halved(g):  # type: ignore[no-untyped-def]
-        return 0.5 * g
+    def cubed(g):  # type: ignore[no-untyped-def]
+        squared = g * g
+        return squared * g + squared
 
     with cProfile.Profile() as profile:
-        halved().program(Leaf("w", (3,)))
+        program = cubed().program(Leaf("w", (3,)))
         assert sys.getprofile() is profile
+    assert "squared = g*g" in str(program)
     assert sys.getprofile() is None

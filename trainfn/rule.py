@@ -551,7 +551,7 @@ def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any
         elif name not in supplied:
             supplied[name] = graph.input(name, Sort.SCALAR)
     keywords = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
-    result, local = _call_and_watch(definition, [supplied[n] for n in definition.positional], keywords)
+    result, local = _call_and_watch(definition, graph, [supplied[n] for n in definition.positional], keywords)
     _label(graph, local)
     if "inner" in definition.positional and len(calls) != 1:
         raise TraceError(f"the inner rule was called {len(calls)} times; it must be called once.")
@@ -664,25 +664,28 @@ def _walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
 # -- names of intermediate results, for printing -----------------------------------------------------------------------
 
 
-def _call_and_watch(definition: Definition, args: list[Any], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _call_and_watch(
+    definition: Definition, graph: Graph, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     """Call the rule's function; also its local variables, whose names make the printed formulas readable.
 
-    A profiler that is running is not disturbed; the formulas then go without these names.
+    They are looked up whenever it computes something, so that no hook is set that a profiler or debugger would miss.
     """
-    local: dict[str, Any] = {}
-    if sys.getprofile() is not None:
-        return definition.function(*args, **kwargs), local
     code: types.CodeType = definition.function.__code__
+    local: dict[str, Any] = {}
 
-    def watch(frame: types.FrameType, event: str, arg: object) -> None:
-        if event == "return" and frame.f_code is code:
+    def look() -> None:
+        frame: types.FrameType | None = sys._getframe()
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        if frame is not None:
             local.update(frame.f_locals)
 
-    sys.setprofile(watch)
+    before, graph.watch = graph.watch, look
     try:
         return definition.function(*args, **kwargs), local
     finally:
-        sys.setprofile(None)
+        graph.watch = before
 
 
 def _label(graph: Graph, local: Mapping[str, Any]) -> None:

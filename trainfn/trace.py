@@ -87,6 +87,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.labels: dict[int, str] = {}
         self.gates: list[Flag] = []
+        self.watch: Callable[[], None] | None = None  # called whenever something is computed
         self._index: dict[Node, int] = {}
 
     def emit(self, op: str, args: tuple[int, ...], sort: Sort, static: Hashable = None) -> Value:
@@ -97,6 +98,8 @@ class Graph:
         if index is None:
             index = self._index[key] = len(self.nodes)
             self.nodes.append(node)
+        if self.watch is not None:
+            self.watch()
         return _HANDLES[sort](self, index)
 
     def input(self, name: str, sort: Sort) -> Value:
