@@ -69,8 +69,8 @@ def _warn_once(message: str) -> None:
 
 
 @torch.no_grad()
-def step(batch: Batch, updates: torch.Tensor | None) -> bool:
-    """Carry out an update of these leaves in place; False if the rule decided that nothing happens."""
+def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
+    """Carry out an update of these leaves in place; returns whether it was applied."""
     leaves = batch.leaves
     grads = [leaf.g for leaf in leaves]
     plan: _Plan | None = batch.kept
@@ -84,8 +84,7 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool:
         return plan.run(updates)
     except Refused:
         check_shapes(leaves)
-        single.step(batch, updates)
-        return True
+        return single.step(batch, updates)
 
 
 def refusal(leaf: LeafUpdate) -> str | None:

@@ -136,8 +136,8 @@ class Optimizer(torch.optim.Optimizer):
         kept = {k: v for k, v in others.items() if k in grouping.KEYS_OF_OTHERS or isinstance(v, str)}
         made = []
         for indices in grouping.split(resolved):
-            fixed = {k: given.get(k, v) for k, v in self._fixed.items()}
-            group = {**kept, **fixed, "params": [tensors[i] for i in indices if tensors]}
+            grouping.refuse_change(self.rule, given, self._fixed)
+            group = {**kept, **self._fixed, "params": [tensors[i] for i in indices if tensors]}
             if names is not None:
                 group["param_names"] = [names[i] for i in indices]
             own = grouping.fill(self.rule, self._names.keys, group, resolved[indices[0]], self._updates)

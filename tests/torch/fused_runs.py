@@ -103,7 +103,7 @@ class Model:
         leaves = list(self.leaves.values())
         if not all(x is y for x, y in zip_longest(leaves, self.batch.leaves)):
             self.batch = Batch(leaves)
-        return fused.step(self.batch, self.count)
+        return bool(fused.step(self.batch, self.count))
 
     def snapshot(self) -> dict[str, Any]:
         """What `tests.executions` compares."""

@@ -491,6 +491,12 @@ def test_a_group_that_is_refused_in_part_is_refused_whole() -> None:
     assert [g["param_names"] for g in optimizer.param_groups] == [["bias"]]
 
 
+def test_what_decides_the_formulas_is_refused_when_a_group_is_made() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    with pytest.raises(ValueError, match="made with momentum = 0"):
+        trainfn_torch.optim.SGD([{"params": [p], "momentum": 0.9}], lr=0.1)
+
+
 def test_a_schedule_that_something_else_overwrites_says_so_once() -> None:
     """ReduceLROnPlateau leaves no mark in a group, as other schedulers do; loaders put a zero there for one step."""
     params = parameters()
