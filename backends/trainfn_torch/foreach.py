@@ -21,13 +21,12 @@ from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
 from trainfn_torch.leaf import Batch, LeafUpdate
-from trainfn_torch.scalars import CONDITIONS, TABLE, combine, is_host, load, on
+from trainfn_torch.scalars import CONDITIONS, TABLE, combine, exact_sqrt, is_host, load, on
 from trainfn_torch.single import (
     REDUCTIONS,
     array_state,
     compute_dtype,
     count,
-    exact_sqrt,
     flush,
     is_applied,
     scalar_inputs,
@@ -92,21 +91,26 @@ def _call(bundle: Sequence[LeafUpdate], total: float, outputs: Sequence[str]) ->
     first = bundle[0]
     program = lower(first.program.keep(outputs))
     compute = compute_dtype(first.p.dtype)
-    stored = {
-        "p": [leaf.p for leaf in bundle],
-        "g": [leaf.g for leaf in bundle],
-        **{f"state.{k}": [leaf.state[k] for leaf in bundle] for k in array_state(first)},
-    }
+    stored = {**_stored(bundle), "g": [leaf.g for leaf in bundle]}
     read = {name: [x.to(compute) for x in stored[name]] for name in program.inputs(Sort.ARRAY)}
     return Call(program, {**read, **scalar_inputs(first, total)}, _arrays(bundle))
 
 
 def _store(bundle: Sequence[LeafUpdate], result: Mapping[str, Any], applied: Any) -> None:
-    _copy([leaf.p for leaf in bundle], result["p"], applied)
-    for name in array_state(bundle[0]):
-        _copy([leaf.state[name] for leaf in bundle], result[f"state.{name}"], applied)
+    old = _stored(bundle)
+    # A result may be a tensor that was read, as where a state keeps the last `p`, and is about to be written.
+    kept = {id(x) for xs in old.values() for x in xs}
+    new = {name: [y.clone() if id(y) in kept else y for y in result[name]] for name in old}
+    for name, xs in old.items():
+        _copy(xs, new[name], applied)
     for leaf in bundle if len(bundle) == 1 else bundle[:1]:  # what several leaves share is the model's
         store_scalars(leaf, result, applied)
+
+
+def _stored(bundle: Sequence[LeafUpdate]) -> dict[str, list[torch.Tensor]]:
+    """The arrays that an update writes."""
+    states = {f"state.{k}": [leaf.state[k] for leaf in bundle] for k in array_state(bundle[0])}
+    return {"p": [leaf.p for leaf in bundle], **states}
 
 
 def _copy(old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], applied: Any) -> None:
@@ -118,15 +122,18 @@ def _copy(old: Sequence[torch.Tensor], new: Sequence[torch.Tensor], applied: Any
 
 
 # -- arithmetic on lists -----------------------------------------------------------------------------------------------
-# A value is a list with a tensor for each leaf, or one number for all: a float that the leaves' dtype holds exactly, a
-# bool, or a 0-d tensor on their device.
+# A value is a list with a tensor for each leaf.  Only a `meet` is one number for all: a float that the leaves' dtype
+# holds exactly, a bool, or a 0-d tensor on their device.
+
+
+def _is_list(x: Any) -> bool:
+    return isinstance(x, list | tuple)
 
 
 def _each(operation: Callable[..., torch.Tensor], compute: torch.dtype, *xs: Any) -> Any:
     """Tensor by tensor."""
-    size = next(len(x) for x in xs if isinstance(x, list | tuple))
-    device = next(x[0].device for x in xs if isinstance(x, list | tuple))
-    columns = [x if isinstance(x, list | tuple) else [_tensor(x, compute, device)] * size for x in xs]
+    like = next(x for x in xs if _is_list(x))
+    columns = [x if _is_list(x) else [_tensor(x, compute, like[0].device)] * len(like) for x in xs]
     return [operation(*row) for row in zip(*columns, strict=True)]
 
 
@@ -136,24 +143,28 @@ def _tensor(x: Any, compute: torch.dtype, device: torch.device) -> torch.Tensor:
 
 
 def _commutative(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, y: operation(x, y) if isinstance(x, list | tuple) else operation(y, x)
+    return lambda x, y: operation(x, y) if _is_list(x) else operation(y, x)
 
 
 def _sub(x: Any, y: Any) -> Any:
-    if isinstance(x, list | tuple) and (isinstance(y, list | tuple) or is_host(y)):
+    if _is_list(x) and (_is_list(y) or is_host(y)):
         return torch._foreach_sub(x, y)
-    if isinstance(x, list | tuple):
+    if _is_list(x):
         return [a - y for a in x]
     return torch._foreach_add(torch._foreach_neg(y), x)  # x - y is -y + x, signs of zeros included
 
 
+def _div(compute: torch.dtype, x: Any, y: Any) -> Any:
+    return torch._foreach_div(x, y) if _is_list(x) and _is_list(y) else _each(torch.div, compute, x, y)
+
+
 def _where(compute: torch.dtype, condition: Any, x: Any, y: Any) -> Any:
-    if isinstance(condition, bool):
-        return x if condition else y
-    if not isinstance(condition, list | tuple):  # one flag of the device for all
-        like = x if isinstance(x, list | tuple) else y
-        condition = [condition] * len(like)
-    return _each(torch.where, compute, condition, x, y)
+    """A flag that the host has chooses one side as it is, which may be a number."""
+    return (x if condition else y) if isinstance(condition, bool) else _each(torch.where, compute, condition, x, y)
+
+
+def _sqrt(xs: list[torch.Tensor]) -> Any:
+    return torch._foreach_sqrt(xs) if xs[0].device.type == "cuda" else [exact_sqrt(x) for x in xs]
 
 
 def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
@@ -168,38 +179,41 @@ def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
             return x if compute == torch.float64 else reference.SCALARS["single"](x)
         return flush(on(device, x).to(compute))
 
-    def stored(xs: list[torch.Tensor]) -> list[torch.Tensor]:
-        return xs if storage == compute else [x.to(storage).to(compute) for x in xs]
-
     def fill(x: Any) -> list[torch.Tensor]:
         value = _tensor(meet(x), compute, device)
         return [value.expand(leaf.p.shape) for leaf in bundle]
 
+    def of_lists(operation: Callable[..., Any]) -> Callable[..., Any]:
+        """The operation for any operands: at least one list goes in, and a list comes out."""
+
+        def apply(x: Any, *others: Any) -> Any:
+            first = x if _is_list(x) or any(map(_is_list, others)) else fill(x)
+            result = operation(first, *others)
+            return result if _is_list(result) else fill(result)
+
+        return apply
+
+    def stored(xs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return xs if storage == compute else [x.to(storage).to(compute) for x in xs]
+
     def reduction(op: str, *operands: Any) -> Any:
-        numbers = [x for x in operands if not isinstance(x, list | tuple)]
-        rows = zip(*(x for x in operands if isinstance(x, list | tuple)), strict=True)
+        numbers = [x for x in operands if not _is_list(x)]
+        rows = zip(*filter(_is_list, operands), strict=True)
         return combine(op, [load(REDUCTIONS[op](*numbers, *row)) for row in rows])
 
-    def sqrt(xs: list[torch.Tensor]) -> Any:
-        return torch._foreach_sqrt(xs) if device.type == "cuda" else [exact_sqrt(x) for x in xs]
-
-    def div(x: Any, y: Any) -> Any:
-        return (
-            torch._foreach_div(x, y)
-            if isinstance(x, list | tuple) and isinstance(y, list | tuple)
-            else _each(torch.div, compute, x, y)
-        )
-
-    return {
+    operations: dict[str, Callable[..., Any]] = {
         "add": _commutative(torch._foreach_add),
         "sub": _sub,
         "mul": _commutative(torch._foreach_mul),
-        "div": div,
-        "sqrt": sqrt,
+        "div": partial(_div, compute),
+        "sqrt": _sqrt,
         "neg": torch._foreach_neg,
         "abs": torch._foreach_abs,
         **{op: partial(_each, function, compute) for op, function in CONDITIONS.items()},
         "where": partial(_where, compute),
+    }
+    return {
+        **{op: of_lists(operation) for op, operation in operations.items()},
         **{op: partial(reduction, op) for op in REDUCTIONS},
         "meet": meet,
         "stored": stored,

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from trainfn import reference
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
+from trainfn_torch.tensors import is_plain, is_sharded
 
 if TYPE_CHECKING:
     from trainfn.schedules.schedule import Schedule
@@ -29,8 +31,8 @@ def load(x: Any) -> Any:
     """A hyperparameter, count or state scalar as a Scalar: a float where the host may read it."""
     if not isinstance(x, torch.Tensor):
         return float(x)
-    if hasattr(x, "full_tensor"):  # a DTensor: a loss that was summed over shards
-        x = x.full_tensor()
+    if is_sharded(x):  # a loss that was summed over shards
+        x = x.full_tensor()  # type: ignore[attr-defined]
     if x.device.type in _READ_BY_HOST and not torch.compiler.is_compiling():
         return float(x.item())
     return x.detach().reshape(()).to(torch.float64)
@@ -54,6 +56,27 @@ def _single(x: torch.Tensor) -> torch.Tensor:
     return torch.where(rounded.abs() < _SMALLEST_SINGLE, rounded * 0.0, rounded)
 
 
+def _floor(x: torch.Tensor) -> torch.Tensor:
+    return torch.floor(x) + 0.0  # of -0.0 it is 0.0, as in Python
+
+
+def exact_sqrt(x: torch.Tensor) -> torch.Tensor:
+    """The square root, correctly rounded, of scalars and arrays: on the CPU numpy's, because torch's is not."""
+    memory = _memory(x) if x.device.type == "cpu" and is_plain(x) else None
+    if memory is None:
+        return torch.sqrt(x) if x.dtype == torch.float64 else torch.sqrt(x.to(torch.float64)).to(x.dtype)
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(np.asarray(np.sqrt(memory)))
+
+
+def _memory(x: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    """The tensor as numpy sees it; None where it stands for many, under vmap."""
+    try:
+        return x.detach().numpy()
+    except RuntimeError:
+        return None
+
+
 def _where(condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(condition, x, y)
 
@@ -73,10 +96,10 @@ _ON_DEVICE: Mapping[str, Callable[..., Any]] = {
     "sub": torch.sub,
     "mul": torch.mul,
     "div": torch.div,
-    "sqrt": torch.sqrt,
+    "sqrt": exact_sqrt,
     "neg": torch.neg,
     "abs": torch.abs,
-    "floor": torch.floor,
+    "floor": _floor,
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,

@@ -16,18 +16,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
+from trainfn.reference import _FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
-from trainfn_torch.scalars import CONDITIONS, TABLE, is_host, load, on
-from trainfn_torch.tensors import is_plain, plain, reduce_over_mesh
-
-# `trainfn.reference` says why a product is flushed below this rather than below the smallest normal number.
-_FLUSHED_BELOW = 2.0**-126 - 2.0**-151
+from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on
+from trainfn_torch.tensors import plain, reduce_over_mesh
 
 
 def accepts(leaf: LeafUpdate) -> bool:
@@ -147,14 +144,6 @@ def widen(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
 def flush(x: torch.Tensor) -> torch.Tensor:
     """Subnormal numbers become zero of their sign."""
     return torch.where(x.abs() < torch.finfo(x.dtype).smallest_normal, x * 0.0, x)
-
-
-def exact_sqrt(x: torch.Tensor) -> torch.Tensor:
-    """The square root, correctly rounded."""
-    if x.device.type != "cpu" or not is_plain(x):
-        return torch.sqrt(x) if x.dtype == torch.float64 else torch.sqrt(x.to(torch.float64)).to(x.dtype)
-    with np.errstate(invalid="ignore"):
-        return torch.from_numpy(np.asarray(np.sqrt(x.detach().numpy())))
 
 
 def _rounded_once(operation: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

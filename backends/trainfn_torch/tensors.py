@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from trainfn_torch.scalars import is_host
-
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
@@ -67,17 +65,18 @@ def reduce_over_mesh(op: str, part: Any, leaf: torch.Tensor) -> Any:
     groups = _groups_of_shards(leaf)
     if not groups:
         return part
-    device = plain(leaf).device
-    number = torch.tensor(part, dtype=torch.float64, device=device) if is_host(part) else part
+    number = torch.as_tensor(part, dtype=torch.float64, device=plain(leaf).device)
     is_sum = op.startswith("sum")
-    # A maximum of collectives may lose a NaN, so that travels beside the number.
-    message = (
-        number.reshape(1) if is_sum else torch.stack([number.isnan().to(number.dtype), number.nan_to_num(-math.inf)])
-    )
+    message = number.reshape(1) if is_sum else _with_flag_of_nan(number)
     for group in groups:
         torch.distributed.all_reduce(message, _reduce_op(is_sum), group=group)
     result = message[0] if is_sum else torch.where(message[0] > 0, math.nan, message[1])
-    return float(result) if is_host(part) else result
+    return result if isinstance(part, torch.Tensor) else float(result)
+
+
+def _with_flag_of_nan(number: torch.Tensor) -> torch.Tensor:
+    """A maximum of collectives may lose a NaN, so that travels beside the number."""
+    return torch.stack([number.isnan().to(number.dtype), torch.where(number.isnan(), -math.inf, number)])
 
 
 def _reduce_op(is_sum: bool) -> Any:

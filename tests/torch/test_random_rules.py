@@ -1,0 +1,65 @@
+"""Random rules have the reference's bits in every execution of torch: parameters, states and counters.
+
+Leaves of both dtypes are in one model, so that executions must tell them apart where they work on many at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import Phase, given, note, settings
+from hypothesis import strategies as st
+
+import trainfn as tf
+from tests.bits import assert_same_bits
+from tests.executions import Trajectory, run_reference, run_torch
+from tests.inputs import numbers, with_specials
+from tests.random_rules import rules
+from trainfn import reference
+
+SHAPES: dict[str, tuple[int, ...]] = {"a": (33,), "b": (3, 5), "c": (), "d": (0,), "e": (7,), "f": (2, 3)}
+NARROW = {"c", "e", "f"}
+STEPS = 3
+
+
+def leaves(key: int, largest: float = 1.0, special: bool = False) -> dict[str, Any]:
+    arrays = {name: numbers(key + i, shape, largest=largest) for i, (name, shape) in enumerate(SHAPES.items())}
+    if special:
+        arrays = {name: with_specials(x, key) for name, x in arrays.items()}
+    return {name: x.astype(ml_dtypes.bfloat16) if name in NARROW else x for name, x in arrays.items()}
+
+
+def run_unflushed(rule: tf.Rule, params: Any, grads: Any) -> Trajectory:
+    """The reference as `foreach` computes: subnormal numbers of arrays stay."""
+    flushing = reference.arrays
+
+    def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+        plain = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+        return {**flushing(storage, shape), **plain}
+
+    def load(x: Any) -> Any:
+        return np.asarray(x).astype(reference.compute_dtype(np.asarray(x).dtype))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "arrays", arrays)
+        patch.setattr(reference, "load", load)
+        return run_reference(rule, params, grads)
+
+
+# Each try compiles: a failure is shown as it was found.
+@settings(max_examples=30, phases=[Phase.generate])
+@given(rule=rules(), key=st.integers(0, 2**20), exponent=st.sampled_from([0, 60, -60, -120]), special=st.booleans())
+def test_random_rules(rule: tf.Rule, key: int, exponent: int, special: bool) -> None:
+    params = leaves(key)
+    grads = [leaves(key + 100 * n, 2.0**exponent, special) for n in range(1, STEPS + 1)]
+    note(str(rule.program(tf.Leaf("a", SHAPES["a"]))))
+    expected = run_reference(rule, params, grads)
+    for execution in ("single", "fused", "foreach"):
+        if execution == "foreach":
+            expected = run_unflushed(rule, params, grads)
+        actual = run_torch(execution, rule, params, grads)
+        for n, (a, b) in enumerate(zip(expected, actual, strict=True)):
+            assert_same_bits(a, b, f"{execution}, step {n + 1}")
