@@ -1,0 +1,67 @@
+"""torch.optim's namesakes: their arguments, in order, and the defaults, one by one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+import trainfn_torch
+from trainfn_torch.optim import _Namesake
+
+NAMES = ("AdamW", "Adam", "RAdam", "SGD", "RMSprop", "Adagrad")
+# Choices between torch's own implementations.  Where torch has them without a `*` before, because they came after the
+# optimizer did, we have them as keywords all the same: nobody counts to the eighth argument.
+FLAGS = frozenset(("foreach", "fused", "capturable", "differentiable", "maximize"))
+
+
+def arguments(function: Any, *kinds: Any) -> dict[str, Any]:
+    """Names and defaults."""
+    return {n: p.default for n, p in inspect.signature(function).parameters.items() if p.kind in kinds}
+
+
+def positional(function: Any) -> dict[str, Any]:
+    return arguments(function, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_by_position_and_their_defaults_are_torchs(name: str) -> None:
+    theirs, ours = positional(getattr(torch.optim, name)), positional(getattr(trainfn_torch.optim, name))
+    assert list(ours) == list(theirs)[: len(ours)]
+    assert ours == {n: theirs[n] for n in ours}
+    assert theirs.keys() - ours.keys() <= FLAGS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_keyword_of_torch_is_taken_and_has_torchs_default(name: str) -> None:
+    theirs, ours = (getattr(library, name) for library in (torch.optim, trainfn_torch.optim))
+    keywords = positional(theirs) | arguments(theirs, inspect.Parameter.KEYWORD_ONLY)
+    known = arguments(_Namesake, inspect.Parameter.KEYWORD_ONLY)
+    known |= positional(ours) | arguments(ours, inspect.Parameter.KEYWORD_ONLY)
+    assert keywords == {n: known[n] for n in keywords}
+    p = torch.nn.Parameter(torch.ones(2))
+    del keywords["params"]
+    ours([p], **keywords)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_arguments_the_updates_are_torchs(name: str) -> None:
+    moved = []
+    for library in (torch.optim, trainfn_torch.optim):
+        p = torch.nn.Parameter(torch.linspace(-1, 2, 7, dtype=torch.float64))
+        optimizer = getattr(library, name)([p])
+        for n in range(8):
+            p.grad = torch.cos(p.detach() + n)
+            optimizer.step()
+        moved.append(p.detach())
+    torch.testing.assert_close(moved[0], moved[1], rtol=1e-13, atol=1e-13)
+
+
+def test_lion_has_the_defaults_of_its_authors_code() -> None:
+    """github.com/google/automl/blob/master/lion/lion_pytorch.py"""
+    expected = {"params": inspect.Parameter.empty, "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
+    lion = positional(trainfn_torch.optim.Lion)
+    assert lion == expected
+    assert list(lion) == list(expected)
