@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.inputs import numbers, uniform_bits
-from trainfn import reference
+from trainfn import elementary, reference
+from trainfn.interpret import Call, run
+from trainfn.lowering import lower
+from trainfn.program import Sort
+from trainfn.trace import Graph
 from trainfn.verbs import global_dot, global_max, global_norm, global_sum, leaf_sum
 
 
@@ -46,6 +50,69 @@ def test_any_arrangement_gives_the_same_bits(key: int, size: int, cut: int) -> N
     assert _sum_of_squares(x[order][: cut % size].reshape(1, -1), x[order][cut % size :].reshape(-1, 1)) == whole
 
 
+# -- the two grids: 2**k - 1 summands of one sign, each near the largest, are the most that a grid is made for ---------
+
+COUNTS = (1, 2, 3, 4, 127, 128, 255, 1023, 65535)
+
+
+def _grids(largest: float, count: int) -> tuple[float, float]:
+    graph = Graph()
+    coarse = elementary.coarse_grid(graph.input("largest", Sort.SCALAR), graph.input("count", Sort.SCALAR))
+    program = graph.program({"coarse": coarse, "fine": elementary.fine_grid(coarse, graph.input("count", Sort.SCALAR))})
+    grids = reference.evaluate(program, {"largest": largest, "count": float(count)})
+    return grids["coarse"], grids["fine"]
+
+
+def _is_exact(summands: Any) -> bool:
+    """Whether a sum from left to right, whose partial sums grow all the way, loses nothing."""
+    return float(np.cumsum(summands)[-1]) == math.fsum(summands)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("count", COUNTS)
+def test_sums_on_the_coarse_grid_are_exact(count: int, sign: float) -> None:
+    x = sign * (2.0 - uniform_bits(count, count) / 2.0**52)  # every last bit, and largest is just below a power of two
+    coarse, _ = _grids(2.0 - 2.0**-52, count)
+    assert _is_exact((x + coarse) - coarse)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("count", COUNTS)
+def test_sums_on_the_fine_grid_are_exact(count: int, sign: float) -> None:
+    coarse, fine = _grids(1.0, count)
+    half = coarse * 2.0**-53  # of the distance of neighbours above the coarse grid's M: nothing more is left over
+    x = half * (1.0 - sign * (1 + uniform_bits(count, count)) / 2.0**50)
+    rest = x - ((x + coarse) - coarse)
+    assert np.all(rest * sign > 0)
+    assert np.max(np.abs(rest)) > 0.99 * half
+    assert _is_exact((rest + fine) - fine)
+
+
+@pytest.mark.parametrize("count", COUNTS[2:])
+def test_where_the_large_cancels_the_small_is_left(count: int) -> None:
+    """To the last bit a fine grid of this many numbers has; one twice as coarse would round it away."""
+    x = np.zeros(count)
+    coarse, _ = _grids(1.0, count)
+    x[:3] = 1.0, coarse * 2.0 ** (count.bit_length() - 105), -1.0
+    assert _call(x, global_sum)["total"] == x[1]
+
+
+def test_many_leaves_of_one_negative_product_in_any_order() -> None:
+    count = 255
+    x = (2.0 - uniform_bits(3, count) / 2.0**33).astype(np.float32).reshape(count, 1)
+    leaf = tf.Leaf("", (1,))
+    graph = Graph(leaf)
+    g: Any = graph.input("g", Sort.ARRAY)
+    program = lower(graph.program({"total": global_dot(g, -g)}))
+
+    def total(order: Any) -> float:
+        inputs = [{"g": g, "count.global": float(count)} for g in x[order]]
+        calls = [Call(program, given, reference.arrays(np.float32, (1,))) for given in inputs]
+        return float(run(calls, reference.TABLE)[0]["total"])
+
+    assert len({total(np.argsort(uniform_bits(key, count))) for key in range(10)}) == 1
+
+
 # Stored as two float32 numbers the sum keeps 48 bits: the comparison cannot be tighter than that.
 @pytest.mark.parametrize(
     ("x", "bound"),
@@ -69,15 +136,9 @@ def global_norm_squared(x: Any) -> float:
     return float(call["total"])
 
 
-def _call(x: Any) -> dict[str, Any]:
-    from trainfn.interpret import Call, run
-    from trainfn.lowering import lower
-    from trainfn.program import Sort
-    from trainfn.trace import Graph
-
+def _call(x: Any, product: Any = lambda g: global_dot(g, g)) -> dict[str, Any]:
     graph = Graph()
-    g: Any = graph.input("g", Sort.ARRAY)
-    program = graph.program({"total": global_dot(g, g)})
+    program = graph.program({"total": product(graph.input("g", Sort.ARRAY))})
     inputs = {"g": reference.load(x), "count.global": float(x.size)}
     with np.errstate(all="ignore"):
         return run([Call(lower(program), inputs, reference.arrays(x.dtype, x.shape))], reference.TABLE)[0]
