@@ -92,8 +92,7 @@ def test_sums_on_the_fine_grid_are_exact(count: int, sign: float) -> None:
 def test_where_the_large_cancels_the_small_is_left(count: int) -> None:
     """To the last bit a fine grid of this many numbers has; one twice as coarse would round it away."""
     x = np.zeros(count)
-    coarse, _ = _grids(1.0, count)
-    x[:3] = 1.0, coarse * 2.0 ** (count.bit_length() - 105), -1.0
+    x[:3] = 1.0, 2.0 ** (2 * count.bit_length() - 104), -1.0
     assert _call(x, global_sum)["total"] == x[1]
 
 
