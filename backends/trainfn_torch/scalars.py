@@ -31,11 +31,15 @@ def load(x: Any) -> Any:
     """A hyperparameter, count or state scalar as a Scalar: a float where the host may read it."""
     if not isinstance(x, torch.Tensor):
         return float(x)
-    if is_sharded(x):  # a loss that was summed over shards
-        x = x.full_tensor()  # type: ignore[attr-defined]
+    x = whole(x)
     if x.device.type in _READ_BY_HOST and not torch.compiler.is_compiling():
         return float(x.item())
     return x.detach().reshape(()).to(torch.float64)
+
+
+def whole(x: Any) -> Any:
+    """A number as it is, and of a DTensor, as a loss over shards is, all of it rather than this rank's part."""
+    return x.full_tensor() if isinstance(x, torch.Tensor) and is_sharded(x) else x  # type: ignore[attr-defined]
 
 
 def is_host(x: Any) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from trainfn_torch.kernels.printer import Kernel
+from trainfn_torch.scalars import load
 
 _GRAIN = 16384  # elements: fewer are not worth a second thread
 
@@ -121,7 +122,7 @@ class Launcher:
     def set_hyperparameters(self, values: Sequence[Sequence[Any]]) -> None:
         """The numbers of each mapping."""
         for row, numbers in zip(self.hyper, values, strict=True):
-            row[:] = [float(x) for x in numbers]
+            row[:] = [float(load(x)) for x in numbers]
 
     def rows(self, table: str) -> np.ndarray[Any, Any]:
         """The rows of scalars a step has filled: "slots" or "meets"."""

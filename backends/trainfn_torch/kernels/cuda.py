@@ -22,6 +22,7 @@ import torch
 
 from trainfn_torch.kernels.compiler import CannotBuild
 from trainfn_torch.kernels.printer import Kernel
+from trainfn_torch.scalars import whole
 
 CHUNK = 16384  # elements of a block, as in device.h
 THREADS = 256
@@ -131,7 +132,8 @@ class Launcher:
 
     def set_hyperparameters(self, values: Sequence[Sequence[Any]]) -> None:
         """The numbers of each mapping; those on the device are read there."""
-        rows = [[self._where(x) for x in row] for row in values]
+        self._read = [[whole(x) for x in row] for row in values]  # kept until the device has read them
+        rows = [[self._where(x) for x in row] for row in self._read]
         if rows == self._numbers:
             return
         table = np.array(rows, np.float64).reshape(len(rows), len(self.kernel.hypers), 3)
