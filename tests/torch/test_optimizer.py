@@ -204,6 +204,29 @@ def test_exchanged_memory(execution: str) -> None:
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("kind", ["complex", "subclass"])
+def test_exchanged_memory_behind_a_view(execution: str, kind: str) -> None:
+    """What such a parameter is updated through was made once, and is of the old memory."""
+    real = parameters(shapes={"w": (4, 2)})
+    w = real["w"].detach().clone()
+    w = torch.view_as_complex(w) if kind == "complex" else w.as_subclass(Labelled)
+    odd = {"w": w.requires_grad_()}
+    ours, theirs = (optimizer_of(params, tf.adamw(), execution=execution) for params in (real, odd))
+    for n in range(4):
+        if n == 2:
+            old, odd["w"].data = odd["w"].detach(), odd["w"].detach().clone()
+            old.fill_(math.nan)
+        give_gradients(real, n)
+        g = real["w"].grad.clone()
+        odd["w"].grad = torch.view_as_complex(g) if kind == "complex" else g.as_subclass(Labelled)
+        ours.step()
+        theirs.step()
+    w = odd["w"].detach()
+    w = torch.view_as_real(w) if kind == "complex" else w.as_subclass(torch.Tensor)
+    assert_same_bits({"w": real["w"].detach()}, {"w": w})
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
 def test_autograd_notices_the_update(execution: str) -> None:
     p = torch.nn.Parameter(torch.ones(4))
     optimizer = trainfn_torch.Optimizer([p], tf.sgd(), execution=execution)
@@ -362,6 +385,29 @@ def test_a_constant_schedule_does_not_own_the_users_equal_number() -> None:
     optimizer = trainfn_torch.Optimizer([torch.nn.Parameter(torch.ones(2))], tf.sgd(lr=tf.schedules.constant(number)))
     assert optimizer.param_groups[0]["lr"] == number
     assert optimizer.param_groups[0]["lr"] is not number
+
+
+@pytest.mark.filterwarnings("ignore:.*was put into a parameter group")
+def test_a_number_equal_to_the_scheduled_one_is_the_users_all_the_same() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw(lr=DECAY, b1=linear(start=0.5, stop=0.9, steps=4)))
+    group = optimizer.param_groups[0]
+    group["lr"], group["betas"] = mine = (DECAY(0) * 1.0, (0.5, 0.999))
+    assert (group["lr"], group["betas"]) == (DECAY(0), (0.5, 0.999))
+    for n in range(3):
+        give_gradients(params, n)
+        optimizer.step()
+        assert (group["lr"], group["betas"]) == mine
+
+
+def test_a_scheduler_that_cycles_a_scheduled_b1_is_refused_by_name() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.adamw(b1=linear(start=0.5, stop=0.9, steps=4)))
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    give_gradients(params, 1)
+    with pytest.raises(RuntimeError, match=r"b1 has two owners: the schedule linear\(.*LRScheduler"):
+        optimizer.step()
+    assert not optimizer.state
 
 
 def test_an_lr_scheduler_on_a_scheduled_lr_is_refused_by_name() -> None:
@@ -666,6 +712,16 @@ def test_an_empty_parameter_is_not_expanded() -> None:
     assert float(optimizer.state[empty]["step"]) == 1
 
 
+def test_a_stride_of_zero_where_there_is_one_element_is_no_overlap() -> None:
+    params = {"row": torch.nn.Parameter(torch.ones(4).as_strided((1, 4), (0, 1)))}
+    assert params["row"].stride() == (0, 1)
+    optimizer, expected = optimizer_of(params, tf.adamw()), Reference(tf.adamw(), params)
+    give_gradients(params, 1)
+    optimizer.step()
+    expected.step(params)
+    expected.check(optimizer, params)
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("has_new_gradient", [False, True])
 @pytest.mark.parametrize("shape", [(2, 5), (15,)])
@@ -699,6 +755,21 @@ def test_a_sparse_gradient_is_named_and_nothing_changes() -> None:
     assert not optimizer.state
     params["table"].grad = params["table"].grad.to_dense()
     optimizer.step()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_gradient_that_becomes_sparse_later_is_named_and_nothing_changes(execution: str) -> None:
+    params = parameters(shapes={"table": (4, 2), "bias": (3,)})
+    optimizer = optimizer_of(params, tf.adamw(), execution=execution)
+    for n in range(2):
+        give_gradients(params, n)
+        optimizer.step()
+    before = snapshot(optimizer)
+    give_gradients(params, 3)
+    params["table"].grad = params["table"].grad.to_sparse()
+    with pytest.raises(RuntimeError, match="does not support sparse gradients, and parameter 'table' has one"):
+        optimizer.step()
+    assert_same_bits(before, snapshot(optimizer))
 
 
 def test_a_state_that_is_not_the_rules_is_named() -> None:

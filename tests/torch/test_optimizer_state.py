@@ -85,6 +85,32 @@ def test_loading_copies_and_keeps_dtypes() -> None:
     assert loaded.param_groups[0]["updates"].data_ptr() != optimizer.param_groups[0]["updates"].data_ptr()
 
 
+def test_what_was_loaded_is_not_what_was_saved() -> None:
+    """Scalars of state are copies, too: a state_dict holds the tensors of the optimizer it came from."""
+    params, optimizer = trained(keeps_numbers())
+    again = {name: torch.nn.Parameter(p.detach().clone()) for name, p in params.items()}
+    loaded = optimizer_of(again, keeps_numbers())
+    loaded.load_state_dict(optimizer.state_dict())
+    before = snapshot(optimizer)
+    give_gradients(again, 7)
+    loaded.step()
+    assert_same_bits(before, snapshot(optimizer))
+
+
+def test_a_state_without_a_count_was_updated_as_often_as_its_oldest_parameter() -> None:
+    """torch.optim saves none; a parameter that rested lags behind the model."""
+    params = parameters()
+    theirs = torch.optim.AdamW(params.values())
+    for n, only in enumerate([["weight"], None, ["bias"], ["weight"]]):
+        give_gradients(params, n, only)
+        theirs.step()
+    ours = optimizer_of(params, tf.adamw(lr=DECAY))
+    ours.load_state_dict(theirs.state_dict())
+    assert [float(ours.state[p]["step"]) for p in params.values()] == [3, 2, 1]
+    assert float(ours.param_groups[0]["updates"]) == 3
+    assert ours.param_groups[0]["lr"] == DECAY(3)
+
+
 def test_a_state_of_one_group_loads_into_split_groups_by_name() -> None:
     params, one = trained(tf.adamw(lr=0.25))
     reordered = {name: torch.nn.Parameter(params[name].detach().clone()) for name in ("scale", "weight", "bias")}
