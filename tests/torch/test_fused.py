@@ -202,6 +202,30 @@ def test_moved_numbers_are_flushed(dtype: Any) -> None:
     assert not any(((x != 0) & (x.abs() < 0.5)).any() for x in numbers_of.values())
 
 
+class Met(NamedTuple):
+    chosen: tf.Array
+    largest: tf.LeafScalar
+
+
+@tf.rule
+def meets(state: Met, g: Any, *, tiny: Any = 0.0) -> Any:
+    """A number that no arithmetic touches on its way into memory; a maximum of what was read, enlarged to be seen."""
+    return g, Met(where(g < 1, tiny, g), leaf_max(g) * 2.0**1000)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64], ids=["float32", "bfloat16", "float64"])
+def test_what_meets_arrays_and_what_is_largest_is_flushed(dtype: Any) -> None:
+    tiny = 2.0**-1030 if dtype is np.float64 else 2.0**-130
+    grads = {"subnormal": np.array([-tiny, tiny / 4, tiny], dtype), "mixed": np.array([tiny, 1, -2], dtype)}
+    params = {name: np.ones_like(g) for name, g in grads.items()}
+    made = meets(tiny=tiny)
+    check(made, params, [grads])
+    model = Model(made, params)
+    model.step(grads)
+    assert not model.leaves["subnormal"].state["chosen"].any()
+    assert model.leaves["subnormal"].state["largest"] == 0
+
+
 def test_nan_of_any_payload_stays_nan() -> None:
     """The highest payload would be carried into the sign by rounding to bfloat16."""
     g = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000], np.uint32).view(np.float32)
@@ -277,6 +301,26 @@ def test_gradient_of_another_dtype(p: str, g: str) -> None:
     assert_same(check_with, [model.snapshot()])
 
 
+def test_a_wider_gradient_is_rounded_before_it_is_flushed() -> None:
+    """What rounds up to the smallest normal number is that; hardware that converts and flushes at once makes it 0."""
+    params = {"w": np.zeros(2, np.float32)}
+    model = Model(tf.sgd(lr=1.0, momentum=0.0), params)
+    model.step({"w": np.array([2.0**-126 * (1 - 2.0**-24.5), 1 / 3])})
+    assert model.tensors["w"].tolist() == [-(2.0**-126), -float(np.float32(1 / 3))]
+
+
+@pytest.mark.parametrize("flushes", [True, False])
+def test_the_users_floating_point_environment_survives(flushes: bool) -> None:
+    if not torch.set_flush_denormal(flushes):
+        pytest.skip("this processor does not flush")
+    try:
+        model = Model(everything(), leaves(1, SHAPES))
+        model.step(leaves(2, SHAPES))
+        assert bool((torch.full((4,), 2.0**-130) * 1.0).any()) is not flushes
+    finally:
+        torch.set_flush_denormal(False)
+
+
 # -- reductions: the multiset of elements, nothing else --------------------------------------------------------------
 
 
@@ -350,6 +394,30 @@ def test_unlike_step_counts() -> None:
         )
         assert model.leaves[name].step.item() == n + 1
     assert len({model.snapshot()[f"{n}/p"][0] for n in counts}) == 4
+
+
+class Own(NamedTuple):
+    factor: tf.LeafScalar
+
+
+@tf.rule
+def by_its_own_factor(state: Own, g: Any, *, lr: Any = 0.1) -> Any:
+    """Nothing but the state tells leaves apart."""
+    return -lr * state.factor * g, Own(state.factor + 1.0)
+
+
+def test_leaves_with_unlike_scalars_of_their_own() -> None:
+    shapes = ((5,), (6,), (7,))
+    model = Model(by_its_own_factor(), leaves(1, shapes))
+    factors = {"w0": 2.0, "w1": 3.0, "w2": 2.0}
+    for name, factor in factors.items():
+        model.leaves[name].state["factor"].fill_(factor)
+    grads = leaves(2, shapes)
+    model.step(grads)
+    for name, factor in factors.items():
+        expected = leaves(1, shapes)[name] + np.float32(-0.1 * factor) * grads[name]
+        assert_same_bits({name: expected}, {name: model.snapshot()[f"{name}/p"]})
+        assert model.leaves[name].state["factor"] == factor + 1
 
 
 def test_a_skipped_step_changes_nothing() -> None:

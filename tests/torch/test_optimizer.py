@@ -68,6 +68,27 @@ def test_state_of_every_sort(execution: str) -> None:
     assert model["sum.low"] != 0.0
 
 
+class Largest(NamedTuple):
+    largest: LeafScalar
+
+
+@rule
+def keeps_the_largest(state: Largest, g: Any) -> Any:
+    return -g, Largest(leaf_max(g))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_the_largest_of_no_numbers(execution: str) -> None:
+    params = parameters(shapes={"empty": (0, 3), "one": (1,)})
+    expected = Reference(keeps_the_largest(), params)
+    optimizer = optimizer_of(params, keeps_the_largest(), execution=execution)
+    give_gradients(params, 1)
+    optimizer.step()
+    expected.step(params)
+    expected.check(optimizer, params)
+    assert float(optimizer.state[params["empty"]]["largest"]) == -math.inf
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_leaves_without_gradient_rest_and_schedules_count_model_updates(execution: str) -> None:
     params = parameters()

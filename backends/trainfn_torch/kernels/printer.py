@@ -154,8 +154,7 @@ class Kernel:
     @cached_property
     def has_row_for_each_tensor(self) -> bool:
         """Whether leaves with equal steps and hyperparameters may have different scalars."""
-        of_leaf = any(not r.is_global for r in self.reductions)
-        return of_leaf or bool(self.scalar_states) or "count.leaf" in self.program.inputs(Sort.SCALAR)
+        return bool(self.scalar_states) or any(not r.is_global for r in self.reductions)
 
     @cached_property
     def applied_slot(self) -> int:
@@ -445,10 +444,13 @@ def _loads(kernel: Kernel, phase: Phase, suffix: str = "", index: str = "i") -> 
 
 
 def _is_moved(kernel: Kernel, phase: Phase, index: int) -> bool:
-    """Whether an input's bits may reach memory, or a maximum, without passing through arithmetic."""
+    """Whether an input's bits may reach memory, or a maximum, without passing through arithmetic.
+
+    A maximum of sizes only sets the grid of a sum, whose summands are flushed.
+    """
     nodes = kernel.program.nodes
     written = {kernel.program.output[name] for name in kernel.writes(phase)}
-    by_bits = {a for r in phase.reductions if nodes[r].op in ("max", "max_abs") for a in nodes[r].args}
+    by_bits = {a for r in phase.reductions if nodes[r].op == "max" for a in nodes[r].args}
     users = [nodes[i] for i in phase.elementwise if index in nodes[i].args]
     return index in written or index in by_bits or any(n.op in _MOVES for n in users)
 
