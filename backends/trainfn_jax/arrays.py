@@ -19,7 +19,7 @@ from jax import Array, lax
 
 from trainfn.interpret import Call
 from trainfn_jax import reductions
-from trainfn_jax.primitives import flush, opaque, pin
+from trainfn_jax.primitives import flush, held, opaque, pin
 from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
 
 FLOAT32 = np.dtype(np.float32)
@@ -146,6 +146,7 @@ _ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "where": _where,
     "pin": pin,
     "flush": flush,
+    "held": held,
 }
 
 
@@ -168,6 +169,7 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
     "mul": _flushed(lax.mul),
     "div": _through_float64(_div),
     "sqrt": _through_float64(lax.sqrt),
+    "held": pin,  # XLA's GPU code makes loops first: p + u would be another one
 }
 
 

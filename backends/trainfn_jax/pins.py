@@ -5,6 +5,10 @@ reads is pinned if it was rounded by a product, quotient or square root, or was 
 the same jit.  Sums are pinned where a number on both sides would let XLA regroup them.  `tests/jax/test_canaries.py`
 shows rewritings that happen, and random programs search for others.
 
+What leaves the program meets arithmetic that nobody here sees: a sum of ours and a number of the user's would be
+regrouped, too.  Such sums are not pinned but held (`held`), because XLA would put the operations of a pin into each
+loop that reads the result, and compute all before them there a second time.
+
 Subnormal numbers are zero for the arithmetic of XLA's CPU code, but not for what only moves bits, and not for
 comparisons of what was widened from 16 bits: there an input is flushed.
 """
@@ -39,7 +43,7 @@ def with_pins(program: Program) -> Program:
         values.append(graph.emit(node.op, args, node.sort, node.static))
     outputs = {}
     for name, index in program.outputs:
-        kind = _moved(program.nodes[index])
+        kind = _leaving(program.nodes[index])
         outputs[name] = values[index] if kind is None else graph.emit(kind, (values[index].index,), values[index].sort)
     return graph.program(outputs)
 
@@ -51,7 +55,7 @@ def _guards(program: Program, node: Node) -> Iterator[str | None]:
             yield None
         elif node.op in _MOVES or node.op in _COMPARISONS:
             yield _moved(argument)
-        elif node.op in _ARITHMETIC and any(_merges(program, node, seen) for seen in _seen_through(program, argument)):
+        elif node.op in _ARITHMETIC and _merges(program, node, argument):
             yield "pin"
         else:
             yield None
@@ -63,12 +67,9 @@ def _moved(argument: Node) -> str | None:
     return "pin" if argument.op in _ROUNDED_LATE and argument.sort.is_elementwise else None
 
 
-def _seen_through(program: Program, node: Node) -> Iterator[Node]:
-    """The node, and what takes its place if a number in it turns out to be one that changes nothing: x + 0, x * 1."""
-    yield node
-    if node.op in _ARITHMETIC and _has_number(program, node):
-        for index in node.args:
-            yield from _seen_through(program, program.nodes[index])
+def _leaving(output: Node) -> str | None:
+    is_computed = output.op in _ARITHMETIC | _MOVES and output.sort.is_elementwise
+    return _moved(output) or ("held" if is_computed else None)
 
 
 def _merges(program: Program, node: Node, argument: Node) -> bool:

@@ -10,6 +10,12 @@ them is an operation on the *bits* of the intermediate result:
 
 Both are primitives of JAX rather than functions, because their derivative is the identity's; through the bits it would
 be zero.  They act on each element alone, so they commute with every sharding and batching.
+
+All of this is useless for what the compiler knows, such as parameters made by jnp.ones in the same jit: it computes
+the operation on the bits itself, and regroups (x + c) + d where it knows c and d.  Therefore
+
+    held     is something that the compiler knows nothing of while it simplifies.  XLA's CPU code forgets that before it
+             makes loops, so that it costs nothing there, and does not stop contraction, which comes later
 """
 
 from __future__ import annotations
@@ -32,6 +38,11 @@ def pin(x: Any) -> Any:
 def flush(x: Any) -> Any:
     """float32 or float64 with subnormal numbers replaced by zero of their sign."""
     return _flush_p.bind(x)  # type: ignore[no-untyped-call]
+
+
+def held(x: Any) -> Any:
+    """x, of which the compiler cannot know what it was computed from."""
+    return lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
 
 
 def opaque_one(like: Any) -> Any:

@@ -20,6 +20,7 @@ from trainfn.trace import Leaf
 from trainfn_jax import arrays
 from trainfn_jax.hyperparameters import Setting, Settings
 from trainfn_jax.pins import with_pins
+from trainfn_jax.primitives import held
 from trainfn_jax.scalars import TABLE, in_float64, is_known, widen
 
 
@@ -72,6 +73,7 @@ def step(
     extras: dict[str, Array],
 ) -> tuple[list[Any], list[dict[str, Any]], dict[str, Any], Array]:
     """Updates, leaf states, model state and count after one update."""
+    leaves, of_model, count, hyper, extras = jax.tree.map(held, (leaves, of_model, count, hyper, extras))
     at = widen(count)
     settings = Settings(hyper, at)
     total = settings.number(float(sum(spec.leaf.size for spec in recipe.leaves)))

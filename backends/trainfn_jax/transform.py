@@ -23,6 +23,7 @@ from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
 from trainfn_jax.pins import with_pins
+from trainfn_jax.primitives import held
 from trainfn_jax.scalars import TABLE, in_float64
 from trainfn_jax.state import state_class
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
@@ -78,7 +79,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     if "p" in program.inputs(Sort.ARRAY):
         if isinstance(p, jax.ShapeDtypeStruct):
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
-        inputs["p"] = arrays.load(jnp.asarray(p, dtype), compute)
+        inputs["p"] = arrays.load(held(jnp.asarray(p, dtype)), compute)
     table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
     outputs = run([Call(program, inputs, table)], TABLE)[0]
     like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]

@@ -111,6 +111,8 @@ REWRITTEN: tuple[Callable[[Any, Any, Any], Any], ...] = (
     lambda g, p, s: ((g + p) * 0.3) * 0.7,
     lambda g, p, s: (g * 0.3 + 0.0) * 0.7,
     lambda g, p, s: (p + 1.0) + 0.1,
+    lambda g, p, s: ((g + p) + 1.0) + 0.1,
+    lambda g, p, s: (verbs.maximum(g, p) + 1.0) + 0.1,
     lambda g, p, s: 1.0 - (0.7 - p),
     lambda g, p, s: g / verbs.sqrt(abs(p)),
     lambda g, p, s: g / (verbs.sqrt(abs(p)) + 0.0),
