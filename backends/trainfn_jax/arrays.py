@@ -182,9 +182,10 @@ class Reductions:
     The program names them one after the other; the first that is asked for looks up the other's grid.
     """
 
-    def __init__(self, call: Call, like: Any) -> None:
+    def __init__(self, call: Call, like: Any, meetings: Meetings) -> None:
         self.call = call
         self.like = like
+        self.meetings = meetings
         self.fine = [node for node in call.program.nodes if node.op == "sum_fine"]
         self.known: list[tuple[tuple[Any, ...], tuple[Array, Array]]] = []
 
@@ -208,7 +209,8 @@ class Reductions:
         for asked, sums in self.known:
             if _are_same(asked, (coarse, *xs)):
                 return sums
-        sums = reductions.sums_on_grids(coarse, fine, *self._whole(*xs))
+        grids = (self.meetings(x, FLOAT64) for x in (coarse, fine))  # not computed anew in each leaf's loop
+        sums = reductions.sums_on_grids(*grids, *self._whole(*xs))
         self.known.append(((coarse, *xs), sums))
         return sums
 

@@ -16,6 +16,9 @@ the operation on the bits itself, and regroups (x + c) + d where it knows c and 
 
     held     is something that the compiler knows nothing of while it simplifies.  XLA's CPU code forgets that before it
              makes loops, so that it costs nothing there, and does not stop contraction, which comes later
+
+A third, `graft`, gives a number found through bits the derivative of a formula, as jax.custom_jvp does, but without a
+call for each leaf in the program, which took a tenth of the time of tracing and compiling.
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ def pin(x: Any) -> Any:
 def flush(x: Any) -> Any:
     """float32 or float64 with subnormal numbers replaced by zero of their sign."""
     return _flush_p.bind(x)  # type: ignore[no-untyped-call]
+
+
+def graft(value: Any, formula: Callable[..., Any], *args: Any) -> Any:
+    """`value` with the derivative of `formula(*args)`, which is not computed for anything else."""
+    return _graft_p.bind(value, *args, formula=formula)
 
 
 def held(x: Any) -> Any:
@@ -114,3 +122,28 @@ def _identity(name: str, function: Callable[[Any], Array]) -> Primitive:
 
 _pin_p = _identity("pin", _pin)
 _flush_p = _identity("flush", _flush)
+
+
+# -- derivatives of another formula ------------------------------------------------------------------------------------
+
+
+def _differentiated(primals: Any, tangents: Any, *, formula: Any) -> tuple[Any, Any]:
+    value, *args = primals
+    with jax.enable_x64(True):
+        directions = [ad.instantiate_zeros(t) for t in tangents[1:]]  # type: ignore[no-untyped-call]
+        return graft(value, formula, *args), jax.jvp(formula, args, directions)[1]
+
+
+def _batched(xs: Any, axes: Any, *, formula: Any) -> tuple[Any, int]:
+    size = next(x.shape[axis] for x, axis in zip(xs, axes, strict=True) if axis is not None)
+    in_front: Any = batching.bdim_at_front
+    value, *args = (in_front(x, axis, size) for x, axis in zip(xs, axes, strict=True))
+    return graft(value, jax.vmap(formula), *args), 0
+
+
+_graft_p: Any = Primitive("graft")
+_graft_p.def_impl(lambda value, *args, formula: value)
+_graft_p.def_abstract_eval(lambda value, *args, formula: value.update(weak_type=False))
+mlir.register_lowering(_graft_p, lambda context, value, *args, formula: [value])
+batching.primitive_batchers[_graft_p] = _batched
+ad.primitive_jvps[_graft_p] = _differentiated

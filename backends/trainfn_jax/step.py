@@ -124,7 +124,7 @@ def _call(
     }
     table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings)
     call = Call(update_program(recipe.rule, spec.leaf), inputs, table)
-    table.update(arrays.Reductions(call, g).table)
+    table.update(arrays.Reductions(call, g, meetings).table)
     return call
 
 

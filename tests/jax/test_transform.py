@@ -157,6 +157,17 @@ def test_scalars_are_computed_once() -> None:
     assert operations_on_float64(2) == operations_on_float64(5) > 20
 
 
+def test_grids_are_computed_once() -> None:
+    """However many leaves there are: no loop over a leaf contains a power of two."""
+
+    def shifts(leaves: int) -> int:
+        tx = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(), tf.sgd()))
+        params = {str(i): jnp.ones((8, 8)) for i in range(leaves)}
+        return jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text().count("shift-left(")  # type: ignore[no-any-return]
+
+    assert shifts(2) == shifts(5) > 0
+
+
 # -- hyperparameters ---------------------------------------------------------------------------------------------------
 
 
