@@ -146,6 +146,34 @@ def test_a_product_in_low_precision_is_rounded_first(dtype: Any) -> None:
     assert np.array_equal(jax.jit(lambda x, y: update(x * y))(x, y), update(x * y))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_roundings_to_low_precision_stay(dtype: Any) -> None:
+    """XLA's GPU code drops a rounding that is widened again, so that a pin reads each; its CPU code leaves them."""
+    tx = trainfn_jax.transform(tf.adamw())
+    params = {"w": jnp.ones(3, dtype)}
+    equations = jax.make_jaxpr(tx.update)(params, tx.init(params), params).eqns
+    narrowing = [e for e in equations if e.primitive.name == "convert_element_type" and e.params["new_dtype"] == dtype]
+    assert len(narrowing) >= 3, "the update and two moments"
+    for rounding in narrowing:
+        readers = [e for e in equations if any(x is rounding.outvars[0] for x in e.invars)]
+        assert [e.primitive.name for e in readers] == ["pin"]
+
+
+def test_the_wider_of_gradient_and_parameter_is_computed_in() -> None:
+    rule = tf.adamw(lr=0.1, weight_decay=0.3)
+    with jax.enable_x64(True):
+        p, g = ({"w": numbers(key, (300,)).astype(np.float64)} for key in (1, 2))
+        p = {"w": p["w"] * 1.1}  # more digits than float32 has
+        narrow = jax.tree.map(np.float32, g)
+        tx = trainfn_jax.transform(rule)
+        updates, state = tx.update(narrow, tx.init(p), p)
+        want, after = tx.update(g, tx.init(p), p)
+        assert updates["w"].dtype == np.float32
+        assert state.mu["w"].dtype == np.float64
+        assert_same_bits({"w": np.asarray(want["w"]).astype(np.float32)}, updates)
+        assert_same_bits(after.mu, state.mu)
+
+
 def test_scalars_are_computed_once() -> None:
     """However many leaves there are: no loop over a leaf contains a bias correction."""
 
