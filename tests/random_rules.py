@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import trainfn as tf
 from trainfn import verbs
 
-NUMBERS = (0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 3.0, 0.1, 1e-8, 1e30, 1e-40)
+NUMBERS = (0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 0.1, 1e-8, 1e30, 1e-40, -1e-39)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
 UNARY = ("sqrt", "neg", "abs", "sign")
 CHOICES = ("where mask", "where flag", "where both")
@@ -22,18 +22,22 @@ SCALARS = ("combine", "compare", "of leaf", "of model")
 
 Instruction = tuple[str, int, int, int]
 _INDEX = st.integers(0, 11)
-_OPERATIONS = st.sampled_from(BINARY * 3 + UNARY * 2 + CHOICES * 2 + SCALARS)
-_INSTRUCTIONS = st.lists(st.tuples(_OPERATIONS, _INDEX, _INDEX, _INDEX), min_size=4, max_size=12)
+_OPERATIONS = st.sampled_from(BINARY * 2 + UNARY + CHOICES * 2 + SCALARS * 2)
+_INSTRUCTIONS = st.lists(st.tuples(_OPERATIONS, _INDEX, _INDEX, _INDEX), min_size=6, max_size=14)
 
 
 class Arrays(NamedTuple):
     a: tf.Array
     b: tf.Array
+    c: tf.Array
+    d: tf.Array
 
 
 class Everything(NamedTuple):
     a: tf.Array
     b: tf.Array
+    c: tf.Array
+    d: tf.Array
     own: tf.LeafScalar
     exact: tf.LeafPair
     shared: tf.ModelScalar
@@ -47,16 +51,16 @@ def rules(draw: st.DrawFn) -> tf.Rule:
     kind = draw(st.sampled_from([Arrays, Everything]))
 
     def drawn(step: Any, state: Any, g: Any, p: Any, *, lr: Any = 0.1, cut: Any = 0.7) -> Any:
-        values = _Values(numbers, [state.a, state.b, p, g], [step, lr, cut])
+        values = _Values(numbers, [state.a, state.b, state.c, state.d, p, g], [step, lr, cut])
         if kind is Everything:
             values.of_leaf += [state.exact, state.own]
         for instruction in instructions:
             values.follow(*instruction)
-        *_, b, a, update = values.arrays
+        *last, update = values.arrays[-5:]
         if kind is Arrays:
-            return update, Arrays(a, b)
+            return update, Arrays(*last)
         own, exact = values.of_leaf[-1], values.of_leaf[-2]
-        return update, Everything(a, b, own, exact, 0.5 * state.shared + values.of_model[-1])
+        return update, Everything(*last, own, exact, 0.5 * state.shared + values.of_model[-1])
 
     drawn.__annotations__["state"] = kind
     return tf.rule(drawn)()
@@ -85,7 +89,7 @@ class _Values:
         """An array, a scalar or a Python number."""
         if j % 3 == 0:
             return _latest(self.of_leaf, k)
-        return _latest(self.numbers, k) if j % 4 == 1 else _latest(self.arrays, j)
+        return _latest(self.numbers, k) if j % 3 == 1 else _latest(self.arrays, j)
 
     def _choose(self, op: str, i: int, j: int, k: int) -> None:
         x, y, flag = _latest(self.arrays, i), self._operand(j, k), _latest(self.flags, k)
@@ -111,7 +115,8 @@ class _Values:
 
 
 def _latest(values: list[Any], i: int) -> Any:
-    return values[-1 - i % len(values)]
+    """Most often the last one: what nothing reads is not in the program."""
+    return values[-1 - i * i // 12 % len(values)]
 
 
 def _binary(op: str, x: Any, y: Any) -> Any:
