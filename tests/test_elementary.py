@@ -104,10 +104,11 @@ def test_whole_powers_of_negative_numbers() -> None:
     assert _run("pow", -3.0, -3.0) == -_run("pow", 3.0, -3.0) < 0
 
 
-@pytest.mark.parametrize("op", ["exp", "log", "cos", "pow"])
+@pytest.mark.parametrize("op", ["exp", "log", "cos", "pow", "floor"])
 def test_numbers_and_arrays_give_the_same_bits(op: str) -> None:
     xs = np.concatenate([EXPONENTS, NEAR_ZERO, POSITIVE, [0.0, -0.0, math.inf, -math.inf, math.nan]])
     arguments = (np.abs(xs), RNG.uniform(-3, 3, xs.size)) if op == "pow" else (xs,)
     curve = _run(op, *arguments)
     one_by_one = np.array([_run(op, *(float(a[i]) for a in arguments)) for i in range(xs.size)])
     assert np.array_equal(curve, one_by_one, equal_nan=True)
+    assert np.array_equal(np.signbit(curve[curve == 0]), np.signbit(one_by_one[one_by_one == 0]))

@@ -45,7 +45,7 @@ def _sqrt(x: Any) -> Any:
 def _floor(x: Any) -> Any:
     if isinstance(x, float):
         return float(math.floor(x)) if math.isfinite(x) else x
-    return np.floor(x)
+    return np.floor(x) + 0.0  # -0.0 is 0.0, as for Python's numbers
 
 
 def _exponent(x: Any) -> Any:

@@ -41,8 +41,24 @@ def narrow(x: Any, dtype: Any) -> Any:
     if isinstance(x, float):
         with np.errstate(over="ignore"):
             return reference.arrays(dtype, ())["meet"](x)[()]
-    rounded = flush(lax.convert_element_type(x, dtype))
+    rounded = _rounded(x, np.dtype(dtype))
     return lax.div(rounded, opaque_one(rounded))
+
+
+def _rounded(x: Any, dtype: Any) -> Any:
+    """A float64 number in another dtype, zero of its sign if it rounds to a subnormal one.
+
+    Processors that flush take a number for subnormal that rounds up to the smallest normal one, if it would not do so
+    with as many bits as normal ones have.
+    """
+    if dtype != FLOAT64:
+        smallest = np.float64(np.finfo(dtype).smallest_normal)
+        half_a_step = np.float64(np.finfo(dtype).smallest_subnormal) / 2
+        size = lax.abs(x)
+        rounds_up = lax.bitwise_and(lax.ge(size, smallest - half_a_step), lax.lt(size, smallest))
+        signed = lax.select(lax.lt(x, np.float64(0)), lax.full_like(x, -smallest), lax.full_like(x, smallest))
+        x = lax.select(rounds_up, signed, x)
+    return flush(lax.convert_element_type(x, dtype))
 
 
 def is_known(x: Any) -> bool:
@@ -82,6 +98,12 @@ def _sqrt(x: Any) -> Any:
     return pin(lax.sqrt(x))
 
 
+def _floor(x: Any) -> Array:
+    """Whole numbers have one zero: that of -0.0 is 0.0."""
+    whole = lax.floor(x)
+    return lax.select(lax.eq(whole, np.float64(0)), lax.full_like(whole, 0.0), whole)
+
+
 _EXPONENT_BITS, _BIAS = np.int64(0x7FF), np.int64(1023)
 
 
@@ -98,7 +120,7 @@ def _pow2(k: Any) -> Array:
 
 
 def _single(x: Any) -> Array:
-    return lax.convert_element_type(flush(lax.convert_element_type(x, np.float32)), FLOAT64)
+    return lax.convert_element_type(_rounded(x, np.dtype(np.float32)), FLOAT64)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Array:
@@ -127,7 +149,7 @@ _TRACED: Mapping[str, Callable[..., Any]] = {
     "sqrt": _sqrt,
     "neg": lax.neg,
     "abs": lax.abs,
-    "floor": lax.floor,
+    "floor": _floor,
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,

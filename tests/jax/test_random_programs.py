@@ -183,6 +183,7 @@ REWRITTEN_SCALARS: tuple[Callable[[Any, Any], Any], ...] = (
     lambda s, t: t / verbs.sqrt(s),
     lambda s, t: 1.0 / (verbs.sqrt(s) + 0.0),
     lambda s, t: 1.0 / (t * -0.0 + 0.0),
+    lambda s, t: 1.0 / verbs.floor(t * -0.0),
 )
 
 

@@ -174,6 +174,28 @@ def test_the_wider_of_gradient_and_parameter_is_computed_in() -> None:
         assert_same_bits(after.mu, state.mu)
 
 
+class Last(NamedTuple):
+    x: tf.LeafScalar
+
+
+@tf.rule
+def scaled(step: Any, state: Last, g: tf.Array, *, a: float = 0.0) -> Any:
+    """Multiplies by a number known at the step only, and stores it."""
+    return step * a * g, Last(step * a)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_scalars_round_up_to_the_smallest_normal_number(sign: float) -> None:
+    """XLA takes what is a hair smaller for subnormal, and that is zero: where it meets an array, and where stored."""
+    smallest, zeros, g = 2.0**-126, {"w": np.zeros(2, np.float32)}, {"w": np.full(2, 2.0**30, np.float32)}
+    for below, rounded in ((0.5, 1), (0.75, 1), (1.0, 1), (1.0001, 0), (3.0, 0)):
+        rule = scaled(a=sign * (smallest - below * 2.0**-150))
+        grads = [g, g]  # the step is 0, and then 1
+        expected = run_reference(rule, zeros, grads)[-1]
+        assert abs(expected["w/x"]) == rounded * smallest
+        assert_same_bits(expected, run_jax("jit", rule, zeros, grads)[-1])
+
+
 def test_scalars_are_computed_once() -> None:
     """However many leaves there are: no loop over a leaf contains a bias correction."""
 
