@@ -74,7 +74,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     compute = arrays.compute_dtype(dtype)
     program = with_pins(lower(rule.init_program(leaf)))
     arguments = Arguments(count=jnp.zeros((), jnp.int32))
-    setting = arguments.setting(rule, leaf)
+    setting = arguments.setting(rule, Leaf(name, np.shape(p)))
     inputs = dict(Settings(arguments.arrays, 0.0).inputs(setting))
     if "p" in program.inputs(Sort.ARRAY):
         if isinstance(p, jax.ShapeDtypeStruct):
@@ -132,7 +132,8 @@ def _recipe(rule: Rule, names: list[str], leaves: list[LeafArrays], count: Any) 
     for name, x in zip(names, leaves, strict=True):
         leaf = Leaf(name, arrays.real_shape(np.shape(x.g), jnp.result_type(x.g)))
         _check_leaf(rule, leaf, x)
-        specs.append(LeafSpec(leaf, numbers.setdefault(arguments.setting(rule, leaf), len(numbers))))
+        setting = arguments.setting(rule, Leaf(name, np.shape(x.g)))  # the user's shape, also if numbers are complex
+        specs.append(LeafSpec(leaf, numbers.setdefault(setting, len(numbers))))
     return Recipe(rule.structure, tuple(specs), tuple(numbers), rule), arguments.arrays
 
 

@@ -443,6 +443,23 @@ def test_complex_leaves_are_pairs() -> None:
     )
 
 
+def test_functions_of_a_complex_leaf_see_its_own_shape() -> None:
+    seen = []
+
+    @tf.rule
+    def moved(g: tf.Array, *, lr: float = 0.0) -> Any:
+        return -lr * g
+
+    def lr(leaf: tf.Leaf) -> float:
+        seen.append(leaf)
+        return 0.5
+
+    tx = trainfn_jax.transform(moved(lr=lr))
+    z = {"z": jnp.ones(2, jnp.complex64)}
+    assert np.all(tx.update(z, tx.init(z))[0]["z"] == -0.5)
+    assert set(seen) == {tf.Leaf("z", (2,))}
+
+
 def test_the_count_saturates() -> None:
     tx = trainfn_jax.transform(tf.adam())
     state = tx.init(PARAMS)._replace(count=jnp.int32(2**31 - 1))
