@@ -103,8 +103,7 @@ def _store(bundle: Sequence[LeafUpdate], result: Mapping[str, Any], applied: Any
     new = {name: [y.clone() if id(y) in kept else y for y in result[name]] for name in old}
     for name, xs in old.items():
         _copy(xs, new[name], applied)
-    for leaf in bundle if len(bundle) == 1 else bundle[:1]:  # what several leaves share is the model's
-        store_scalars(leaf, result, applied)
+    store_scalars(bundle[0], result, applied)  # what several leaves share is the model's
 
 
 def _stored(bundle: Sequence[LeafUpdate]) -> dict[str, list[torch.Tensor]]:
