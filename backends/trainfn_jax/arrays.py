@@ -179,21 +179,25 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
 class Reductions:
     """The reductions of one leaf's call, whose two sums are taken in one pass over the leaf.
 
-    The program names them one after the other; the first that is asked for looks up the other's grid.
+    The program names them one after the other; the first that is asked for looks up the other's grid.  A leaf that is
+    a shard along mesh axes is reduced over these, too.
     """
 
-    def __init__(self, call: Call, like: Any, meetings: Meetings) -> None:
+    def __init__(self, call: Call, like: Any, meetings: Meetings, axes: tuple[str, ...]) -> None:
         self.call = call
         self.like = like
         self.meetings = meetings
+        self.axes = axes
         self.fine = [node for node in call.program.nodes if node.op == "sum_fine"]
         self.known: list[tuple[tuple[Any, ...], tuple[Array, Array]]] = []
 
     @property
     def table(self) -> dict[str, Callable[..., Any]]:
         return {
-            "max": lambda x: reductions.largest(*self._whole(x)),
-            "max_abs": lambda *xs: reductions.largest_product(*self._whole(*xs)),
+            "max": lambda x: reductions.largest_of_shards(reductions.largest(*self._whole(x)), self.axes),
+            "max_abs": lambda *xs: reductions.largest_of_shards(
+                reductions.largest_product(*self._whole(*xs)), self.axes
+            ),
             "sum_coarse": self._sum_coarse,
             "sum_fine": lambda coarse, fine, *xs: self._sums(coarse, fine, xs)[1],
         }
@@ -210,7 +214,8 @@ class Reductions:
             if _are_same(asked, (coarse, *xs)):
                 return sums
         grids = (self.meetings(x, FLOAT64) for x in (coarse, fine))  # not computed anew in each leaf's loop
-        sums = reductions.sums_on_grids(*grids, *self._whole(*xs))
+        high, low = reductions.sums_on_grids(*grids, *self._whole(*xs))
+        sums = reductions.sum_of_shards(high, self.axes), reductions.sum_of_shards(low, self.axes)
         self.known.append(((coarse, *xs), sums))
         return sums
 

@@ -48,6 +48,18 @@ def sums_on_grids(coarse: Any, fine: Any, *factors: Any) -> tuple[Array, Array]:
     return graft(high, _plain_sum, *factors), graft(low, _nothing, *factors)
 
 
+def largest_of_shards(x: Any, axes: tuple[str, ...]) -> Any:
+    """The largest float64 number on any device along mesh axes; NaN wins, which not every collective promises."""
+    if not axes:
+        return x
+    return graft(_integer_max_of_shards(x, axes), functools.partial(_plain_max_of_shards, axes=axes), x)
+
+
+def sum_of_shards(x: Any, axes: tuple[str, ...]) -> Any:
+    """The sum over devices along mesh axes: of numbers on one grid, and therefore exact."""
+    return lax.psum(x, axes) if axes else x  # type: ignore[no-untyped-call]
+
+
 def _widened(x: Array) -> Array:
     return lax.convert_element_type(x, FLOAT64)
 
@@ -65,17 +77,30 @@ def _axes(x: Any) -> tuple[int, ...]:
 
 
 def _integer_max(x: Array) -> Array:
-    """Through integers of the same order: the bits, of negative numbers with all but the sign flipped."""
-    quiet_nan = bits_of_constant(np.nan, x.dtype)
-    u = bits(x)
-    magnitude = np.asarray(np.iinfo(u.dtype).max, u.dtype)
-    ordered = lax.select(lax.lt(u, lax.full_like(u, 0)), lax.bitwise_xor(u, lax.full_like(u, magnitude)), u)
-    ordered = lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), ordered)
+    ordered = _ordered(x)
+    magnitude = _magnitude(ordered)
     least = bits_of_constant(-np.inf, x.dtype) ^ magnitude
-    positive = lax.bitwise_and(ordered, lax.full_like(u, magnitude))
-    most, union = lax.reduce((ordered, positive), (least, np.zeros((), u.dtype)), _max_and_or, _axes(x))
-    most = lax.min(most, union)  # never smaller, and so the second result is not dead code
-    return from_bits(lax.select(lax.lt(most, np.zeros((), u.dtype)), lax.bitwise_xor(most, magnitude), most), x.dtype)
+    positive = lax.bitwise_and(ordered, lax.full_like(ordered, magnitude))
+    most, union = lax.reduce((ordered, positive), (least, np.zeros((), ordered.dtype)), _max_and_or, _axes(x))
+    return _from_ordered(lax.min(most, union), x.dtype)  # never smaller, and so the second result is not dead code
+
+
+def _ordered(x: Array) -> Array:
+    """Integers of the same order: the bits, of negative numbers with all but the sign flipped; NaN is the greatest."""
+    u = bits(x)
+    quiet_nan = bits_of_constant(np.nan, x.dtype)
+    flipped = lax.bitwise_xor(u, lax.full_like(u, _magnitude(u)))
+    ordered = lax.select(lax.lt(u, lax.full_like(u, 0)), flipped, u)
+    return lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), ordered)
+
+
+def _from_ordered(u: Array, dtype: Any) -> Array:
+    return from_bits(lax.select(lax.lt(u, np.zeros((), u.dtype)), lax.bitwise_xor(u, _magnitude(u)), u), dtype)
+
+
+def _magnitude(u: Array) -> Any:
+    """All bits but the sign."""
+    return np.asarray(np.iinfo(u.dtype).max, u.dtype)
 
 
 def _integer_max_abs(x: Array) -> Array:
@@ -89,6 +114,16 @@ def _integer_max_abs(x: Array) -> Array:
 
 def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
     return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
+
+
+def _integer_max_of_shards(x: Array, axes: tuple[str, ...]) -> Array:
+    return _from_ordered(lax.pmax(_ordered(x), axes), x.dtype)  # type: ignore[no-untyped-call]
+
+
+def _plain_max_of_shards(x: Array, axes: tuple[str, ...]) -> Array:
+    """JAX has no derivative of its pmax: it is shared among those that are the largest."""
+    is_largest = lax.convert_element_type(lax.eq(x, _integer_max_of_shards(x, axes)), x.dtype)
+    return lax.div(sum_of_shards(lax.mul(is_largest, x), axes), sum_of_shards(is_largest, axes))
 
 
 def _plain_max(x: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,10 +37,19 @@ class LeafArrays:
 
 @dataclass(frozen=True)
 class LeafSpec:
-    """What is known of one leaf: what its program sees, and the number of its hyperparameter setting."""
+    """What is known of one leaf: what its program sees, the number of its hyperparameter setting, and its shards.
+
+    axes: the mesh axes along which other devices have other shards of it, which matters for reductions alone.
+    """
 
     leaf: Leaf
     setting: int
+    axes: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> float:
+        """Elements, on all devices."""
+        return float(self.leaf.size * math.prod(map(lax.axis_size, self.axes)))
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def step(
     leaves, of_model, count, hyper, extras = jax.tree.map(held, (leaves, of_model, count, hyper, extras))
     at = widen(count)
     settings = Settings(hyper, at)
-    total = settings.number(float(sum(spec.leaf.size for spec in recipe.leaves)))
+    total = settings.number(sum(spec.count for spec in recipe.leaves))
     shared = {
         "step": at,
         "count.global": total,
@@ -85,7 +95,7 @@ def step(
     }
     meetings = arrays.Meetings()
     calls = [
-        _call(recipe, spec, x, {**shared, "count.leaf": settings.number(float(spec.leaf.size))}, settings, meetings)
+        _call(recipe, spec, x, {**shared, "count.leaf": settings.number(spec.count)}, settings, meetings)
         for spec, x in zip(recipe.leaves, leaves, strict=True)
     ]
     results = run(calls, TABLE)
@@ -124,7 +134,7 @@ def _call(
     }
     table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings)
     call = Call(update_program(recipe.rule, spec.leaf), inputs, table)
-    table.update(arrays.Reductions(call, g, meetings).table)
+    table.update(arrays.Reductions(call, g, meetings, spec.axes).table)
     return call
 
 

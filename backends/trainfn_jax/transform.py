@@ -7,6 +7,7 @@ therefore have the bits of jitted ones, and inside a user's jit the function is 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,8 +29,10 @@ from trainfn_jax.scalars import TABLE, in_float64
 from trainfn_jax.state import state_class
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
 
+AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
 
-def transform(rule: Rule) -> optax.GradientTransformationExtraArgs:
+
+def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTransformationExtraArgs:
     """The rule as a gradient transformation of optax, for flax, `optax.chain` and all that takes one.
 
     Hyperparameters may be numbers, schedules, leaf functions (a leaf's name is its path, as in `layers/0/kernel`), or
@@ -38,6 +41,13 @@ def transform(rule: Rule) -> optax.GradientTransformationExtraArgs:
     as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype, state
     the parameter's.
 
+    Leaves may be sharded, and reductions see them whole, wherever the compiler knows of it.  Inside `jax.shard_map` and
+    `pmap` it does not: there `axis_name` says along which mesh axes leaves are shards, for all (`"x"`, `("x", "y")`)
+    or as a function of the leaf, whose shape is the shard's.  Sums, maxima and counts of elements then go over them,
+    and the bits do not depend on shards.  A leaf that is the same on all devices has no such axis: (), which also
+    says that each device has a model of its own.  Without `axis_name` a rule with reductions refuses gradients that
+    `shard_map` knows to vary; with check_vma=False, and in pmap, nobody can know, and it takes each device's alone.
+
     A skipped update (`skip_if_not_finite`) is -0.0 everywhere, which changes no number it is added to, and leaves the
     state and its count as they were.
     """
@@ -45,7 +55,9 @@ def transform(rule: Rule) -> optax.GradientTransformationExtraArgs:
         raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
-    return optax.GradientTransformationExtraArgs(functools.partial(_init, rule), functools.partial(_update, rule))
+    return optax.GradientTransformationExtraArgs(
+        functools.partial(_init, rule), functools.partial(_update, rule, axis_name)
+    )
 
 
 # -- init --------------------------------------------------------------------------------------------------------------
@@ -93,7 +105,9 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
 # -- update ------------------------------------------------------------------------------------------------------------
 
 
-def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+def _update(
+    rule: Rule, axis_name: AxisName | None, updates: Any, state: Any, params: Any = None, **extra_args: Any
+) -> tuple[Any, Any]:
     _check_state(rule, state)
     gradients, treedef = jax.tree.flatten(updates, is_leaf=trees.is_none)
     names = trees.names(updates)
@@ -110,7 +124,7 @@ def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_ar
     for i in taking_part:
         mine = {k: xs[i] for k, xs in by_leaf.items() if xs[i] is not None}
         leaves.append(jax.tree.map(arrays.as_array, LeafArrays(gradients[i], None if p is None else p[i], mine)))
-    recipe, hyper = _recipe(rule, [names[i] for i in taking_part], leaves, state.count)
+    recipe, hyper = _recipe(rule, axis_name, [names[i] for i in taking_part], leaves, state.count)
     extras = _extras(rule, extra_args)
     new_updates, new_states, of_model, count = step(recipe, leaves, of_model, state.count, hyper, extras)
 
@@ -124,7 +138,9 @@ def _update(rule: Rule, updates: Any, state: Any, params: Any = None, **extra_ar
     return jax.tree.unflatten(treedef, gradients), type(state)(count, *after)
 
 
-def _recipe(rule: Rule, names: list[str], leaves: list[LeafArrays], count: Any) -> tuple[Recipe, list[Any]]:
+def _recipe(
+    rule: Rule, axis_name: AxisName | None, names: list[str], leaves: list[LeafArrays], count: Any
+) -> tuple[Recipe, list[Any]]:
     """What is known while tracing, checked, and the hyperparameters that are arrays."""
     arguments = Arguments(count)
     numbers: dict[Setting, int] = {}
@@ -133,8 +149,38 @@ def _recipe(rule: Rule, names: list[str], leaves: list[LeafArrays], count: Any) 
         leaf = Leaf(name, arrays.real_shape(np.shape(x.g), jnp.result_type(x.g)))
         _check_leaf(rule, leaf, x)
         setting = arguments.setting(rule, Leaf(name, np.shape(x.g)))  # the user's shape, also if numbers are complex
-        specs.append(LeafSpec(leaf, numbers.setdefault(setting, len(numbers))))
+        axes = _axes(rule, axis_name, leaf, x.g)
+        specs.append(LeafSpec(leaf, numbers.setdefault(setting, len(numbers)), axes))
     return Recipe(rule.structure, tuple(specs), tuple(numbers), rule), arguments.arrays
+
+
+def _axes(rule: Rule, axis_name: AxisName | None, leaf: Leaf, g: Any) -> tuple[str, ...]:
+    """The mesh axes that the leaf's reductions go over; none if it has no reductions."""
+    if not any(node.is_reduction for node in update_program(rule, leaf).nodes):
+        return ()
+    if axis_name is None:
+        _check_whole(rule, leaf, g)
+        return ()
+    axes = axis_name(Leaf(leaf.name, np.shape(g))) if callable(axis_name) else axis_name
+    return (axes,) if isinstance(axes, str) else tuple(axes)
+
+
+def _check_whole(rule: Rule, leaf: Leaf, g: Any) -> None:
+    varying = _varying_axes(g)
+    if varying:
+        axes = repr(varying[0]) if len(varying) == 1 else repr(tuple(varying))
+        raise ValueError(
+            f"{rule.name} reduces over leaves, and leaf {leaf.name!r} is another one on each device along the mesh "
+            f"axis {', '.join(varying)}: write transform(rule, axis_name={axes}) if devices have shards of it, or "
+            "axis_name=() if each has a model of its own."
+        )
+
+
+def _varying_axes(x: Any) -> list[str]:
+    """The mesh axes along which devices have another x each, as far as JAX tells: in shard_map with check_vma."""
+    kind: Any = jax.typeof(x)
+    axes = kind.mat.varying if hasattr(kind, "mat") else getattr(kind, "vma", ())  # its name before JAX 0.10
+    return sorted(map(str, axes))
 
 
 def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
