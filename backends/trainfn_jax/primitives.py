@@ -14,8 +14,8 @@ be zero.  They act on each element alone, so they commute with every sharding an
 A third, `graft`, gives a number found through bits the derivative of a formula, as jax.custom_jvp does, but without a
 call for each leaf in the program, which took a tenth of the time of tracing and compiling.
 
-Bits hide nothing from a compiler of what the compiler knows, such as parameters made by jnp.ones in the same jit: it computes
-the operation on them itself, and regroups (x + c) + d where it knows c and d.  Therefore
+None of this hides what the compiler knows, such as parameters made by jnp.ones in the same jit: it computes the
+operations on their bits itself, and regroups (x + c) + d where it knows c and d.  Therefore
 
     held     is something that the compiler knows nothing of while it simplifies.  XLA's CPU code forgets that before it
              makes loops, so that it costs nothing there, and does not stop contraction, which comes later
