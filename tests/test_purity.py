@@ -24,3 +24,18 @@ def test_the_torch_backend_does_not_load_jax() -> None:
 
 def test_the_jax_backend_does_not_load_torch() -> None:
     assert not _modules_after("import trainfn_jax") & {"torch", "trainfn_torch"}
+
+
+def test_a_first_step_imports_nothing_of_numpys_or_pythons() -> None:
+    """It would pay for it, and a profiler that follows stacks stumbles over code that is gone afterwards."""
+    code = """
+import sys, torch, trainfn, trainfn_torch
+p = torch.nn.Parameter(torch.ones(3))
+p.grad = torch.ones(3)
+optimizer = trainfn_torch.Optimizer([p], trainfn.chain(trainfn.clip_by_global_norm(), trainfn.adamw()))
+before = set(sys.modules)
+optimizer.step()
+print(*(name for name in set(sys.modules) - before if not name.startswith("torch")))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []

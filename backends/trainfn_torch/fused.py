@@ -344,7 +344,8 @@ def _intervals(group: _Group) -> Iterator[np.ndarray[Any, Any]]:
     for name in group.kernel.buffers.keys() - {"g"}:
         yield _interval(group, name)
     # One scalar tensor may belong to several leaves: state of the whole model.
-    for x in (np.unique(group.launcher.scalar_states.reshape(-1)), group.launcher.steps):
+    scalars = np.array(sorted(set(group.launcher.scalar_states.reshape(-1).tolist())), np.uint64)
+    for x in (scalars, group.launcher.steps):
         yield np.stack([x, x + np.uint64(4)], axis=1)
 
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
+from pathlib import Path
 
 from trainfn.program import Node, Phase, Program, Sort
 
@@ -199,7 +199,7 @@ def device_source(kernel: Kernel) -> str:
 
 
 def header(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 # -- sizes and tables ------------------------------------------------------------------------------------------------
