@@ -110,7 +110,7 @@ def check(owner: str, name: str, value: Any) -> Any:
 
 def resolve(owner: str, name: str, value: Any, leaf: Leaf) -> Any:
     """What one leaf gets: a leaf function is asked, everything else stands."""
-    if not _is_leaf_function(value):
+    if not is_leaf_function(value):
         return value
     try:
         result = value(leaf)
@@ -119,7 +119,7 @@ def resolve(owner: str, name: str, value: Any, leaf: Leaf) -> Any:
             f"while asking {owner}'s function for {name} about leaf {leaf.name!r} of shape {leaf.shape}. {_OF_THE_STEP}"
         )
         raise
-    if _is_leaf_function(result) and not is_family(result):
+    if is_leaf_function(result) and not is_family(result):
         raise TypeError(f"{owner}, leaf {leaf.name!r}: the function for {name} returned {result!r}. {_OF_THE_STEP}")
     return check(f"{owner}, leaf {leaf.name!r}", name, result)
 
@@ -131,5 +131,6 @@ _OF_THE_STEP = (
 )
 
 
-def _is_leaf_function(value: Any) -> bool:
+def is_leaf_function(value: Any) -> bool:
+    """Whether a value is a plain function: no schedule, and no number of a library, which may be callable."""
     return callable(value) and not isinstance(value, Schedule) and not hasattr(value, "dtype")

@@ -13,6 +13,11 @@ from typing import Any
 
 from trainfn.program import Node, Program, Sort
 
+LEAVES_DISAGREE = (
+    "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a leaf's "
+    "shape or name must call global_sum and global_max in every branch (on zeros_like(g) where it has nothing to add)."
+)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -128,11 +133,7 @@ def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:
                 call.forget(i)
         over_model.append(parts)
     if len({len(parts) for parts in over_model}) > 1:
-        raise ValueError(
-            "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a "
-            "leaf's shape or name must call global_sum and global_max in every branch (on zeros_like(g) where it has "
-            "nothing to add)."
-        )
+        raise ValueError(LEAVES_DISAGREE)
     for same in zip(*over_model, strict=True):
         op = calls[0].program.nodes[same[0][0]].op
         total = table.combine(op, [part for _, part in same])

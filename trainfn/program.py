@@ -90,6 +90,10 @@ class Program:
     def output(self) -> dict[str, int]:
         return dict(self.outputs)
 
+    @cached_property
+    def has_reductions(self) -> bool:
+        return any(node.is_reduction for node in self.nodes)
+
     def inputs(self, sort: Sort) -> tuple[str, ...]:
         """Names of the inputs of one sort, in the order of first use."""
         return tuple(str(n.static) for n in self.nodes if n.op == "input" and n.sort is sort)

@@ -171,7 +171,7 @@ def _python_text(node: Node, arguments: list[str]) -> str:
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 # An exact product or quotient below this rounds, with float32's 24 bits, to less than the smallest normal number.
 # Processors that flush decide after that rounding, not on the value as float32 can hold it.
-_FLUSHED_BELOW = 2.0**-126 - 2.0**-151
+FLUSHED_BELOW = 2.0**-126 - 2.0**-151
 
 
 def _flush(x: Any) -> Any:
@@ -188,7 +188,7 @@ def _rounded_once(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], 
             return _flush(operation(x, y))
         wide = operation(x.astype(np.float64), y.astype(np.float64))
         narrow = wide.astype(np.float32)
-        return np.where(np.abs(wide) < _FLUSHED_BELOW, np.copysign(np.float32(0), narrow), narrow)
+        return np.where(np.abs(wide) < FLUSHED_BELOW, np.copysign(np.float32(0), narrow), narrow)
 
     return apply
 

@@ -491,7 +491,7 @@ def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mappi
     """What belongs to the whole model must not be computed from one leaf."""
     fields = [
         (structure.definition.name, name, structure.definition.fields[k])
-        for structure in _walk_structures(structures)
+        for structure in walk_structures(structures)
         for k, name in structure.state
     ]
     inputs = {f"state.{name}": sort for _, name, sort in fields}
@@ -624,7 +624,7 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
 def _trace_init(structures: tuple[Structure, ...], graph: Graph, kept: Container[str]) -> Program:
     p: Any = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
-    for structure in _walk_structures(structures):
+    for structure in walk_structures(structures):
         definition, names = structure.definition, dict(structure.state)
         with tracing(f"rule {definition.name}", graph.leaf):
             initial = _initial(structure, graph, p)
@@ -655,9 +655,10 @@ def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
     return initial
 
 
-def _walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
+def walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
+    """Every structure, those inside another before it."""
     for structure in structures:
-        yield from _walk_structures(structure.inner)
+        yield from walk_structures(structure.inner)
         yield structure
 
 

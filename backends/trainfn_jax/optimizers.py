@@ -19,8 +19,8 @@ from typing import Any
 import optax  # type: ignore[import-untyped]
 
 import trainfn
+from trainfn.hyperparameters import is_leaf_function
 from trainfn.rule import Definition
-from trainfn.schedules.schedule import Schedule
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.masks import masked
 from trainfn_jax.transform import transform
@@ -97,8 +97,8 @@ def _doc(rule: Definition, has_mask: bool) -> str:
 
 
 def _as_hyperparameter(argument: str, value: Any) -> Any:
-    is_function = callable(value) and not isinstance(value, Schedule) and not hasattr(value, "dtype")
-    return OptaxSchedule(value, argument) if is_function else value
+    """Of optax's functions: what would be asked about the leaf elsewhere is a schedule here."""
+    return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
 
 _LEARNING_RATE = ("learning_rate", _REQUIRED)

@@ -156,7 +156,7 @@ def _recipe(
 
 def _axes(rule: Rule, axis_name: AxisName | None, leaf: Leaf, g: Any) -> tuple[str, ...]:
     """The mesh axes that the leaf's reductions go over; none if it has no reductions."""
-    if not any(node.is_reduction for node in update_program(rule, leaf).nodes):
+    if not update_program(rule, leaf).has_reductions:
         return ()
     if axis_name is None:
         _check_whole(rule, leaf, g)

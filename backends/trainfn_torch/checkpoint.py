@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from trainfn.hyperparameters import is_leaf_function
 from trainfn.rule import Rule
 from trainfn.trace import Leaf
 from trainfn_torch import groups as grouping
@@ -256,7 +257,7 @@ def _group(
     for name, value in saved.items():
         if name in by_key:
             # Scheduled ones are written again once everything is loaded.
-            if same or not any(grouping.is_leaf_function(rule.hyper[n]) for n in by_key[name].hyper):
+            if same or not any(is_leaf_function(rule.hyper[n]) for n in by_key[name].hyper):
                 for hyper, number in grouping.unpack(rule, by_key[name], value).items():
                     grouping.one_number(rule, hyper, number)
                 new[name] = deepcopy(value)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainfn.interpret import LEAVES_DISAGREE
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
 from trainfn_torch import memory, single
@@ -221,10 +222,10 @@ class _Plan:
             return
         moved = written != self._addresses[0]
         self._addresses = [], []  # if something below raises, all is written again
-        table, start = np.array(written, np.uint64), 0
+        table, table_of_grads, start = np.array(written, np.uint64), np.array(grads, np.uint64), 0
         for group, shape in zip(self.groups, self._shapes, strict=True):
             end = start + shape[0] * shape[1]
-            group.write_addresses(table[start:end].reshape(shape) if moved else None, np.array(grads, np.uint64))
+            group.write_addresses(table[start:end].reshape(shape) if moved else None, table_of_grads)
             start = end
         if moved:
             self._intervals = apart([x for group in self.groups for x in _intervals(group)])
@@ -366,11 +367,7 @@ def _check_agreement(groups: Sequence[_Group]) -> None:
     if is_coupled and len({group.device for group in groups}) > 1:
         raise Refused("the leaves need each other and are on several devices")
     if len(over_model) > 1:
-        raise ValueError(
-            "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a "
-            "leaf's shape or name must call global_sum and global_max in every branch (on zeros_like(g) where it has "
-            "nothing to add)."
-        )
+        raise ValueError(LEAVES_DISAGREE)
 
 
 def _combine(groups: Sequence[_Group], level: int) -> None:

@@ -99,12 +99,11 @@ def unpack(rule: Rule, key: Key, value: Any) -> dict[str, Any]:
 def resolve(rule: Rule, values: Mapping[str, Any], leaf: Leaf, is_named: bool = True) -> dict[str, Any]:
     """What one parameter gets, leaf functions asked."""
     if not is_named:
-        values = {name: _about_nameless(value) if is_leaf_function(value) else value for name, value in values.items()}
+        values = {
+            name: _about_nameless(value) if hyperparameters.is_leaf_function(value) else value
+            for name, value in values.items()
+        }
     return {name: hyperparameters.resolve(rule.name, name, value, leaf) for name, value in values.items()}
-
-
-def is_leaf_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, Schedule | torch.Tensor)
 
 
 @dataclass(frozen=True)

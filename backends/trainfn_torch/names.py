@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainfn.rule import Rule, Structure
+from trainfn.rule import Rule, walk_structures
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,13 @@ class Names:
     def __init__(self, rule: Rule) -> None:
         self.state: dict[str, str] = {}
         hyper: dict[str, str] = {}
-        for structure in _walk(rule.structure):
+        for structure in walk_structures(rule.structure):
             words = WORDS.get(structure.definition.name, Words())
             _translate(self.state, structure.state, words.state)
             _translate(hyper, structure.hyper, words.hyper)
         self.field = {torch_name: name for name, torch_name in self.state.items()}
         self.keys = tuple(_keys([(n, hyper[n]) for n in rule.hyper]))
         self.key_of = {name: key for key in self.keys for name in key.hyper}
-
-
-def _walk(structures: Sequence[Structure]) -> Iterator[Structure]:
-    for structure in structures:
-        yield from _walk(structure.inner)
-        yield structure
 
 
 def _translate(names: dict[str, str], local: Sequence[tuple[str, str]], words: Mapping[str, str]) -> None:

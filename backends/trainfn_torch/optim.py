@@ -38,9 +38,8 @@ class _Namesake(Optimizer):
         unscales: bool = True,
         **unknown: Any,
     ) -> None:
-        own = inspect.signature(type(self)).parameters
         for name in unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {name}{_known_instead(name, own)}")
+            raise TypeError(f"{type(self).__name__} has no argument {name}{_known_instead(name, type(self))}")
         if fused and foreach:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         if differentiable:
@@ -49,8 +48,8 @@ class _Namesake(Optimizer):
         super().__init__(params, rule, maximize=maximize, execution=execution, unscales=unscales, fixed=fixed)
 
 
-def _known_instead(name: str, own: Mapping[str, Any]) -> str:
-    names = [n for n in own if n not in ("params", "options")]
+def _known_instead(name: str, made: type[_Namesake]) -> str:
+    names = [n for n in inspect.signature(made).parameters if n not in ("params", "options")]
     names += [
         n for n, p in inspect.signature(_Namesake).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "fixed"
     ]

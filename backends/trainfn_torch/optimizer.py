@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainfn.hyperparameters import is_leaf_function
 from trainfn.program import Program
 from trainfn.rule import EXTRAS, Definition, Rule
 from trainfn.trace import Leaf
@@ -90,7 +91,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _defaults(self) -> dict[str, Any]:
         """The rule's numbers under torch's keys: schedulers look there for what they may write."""
-        values = {n: v for n, v in self.rule.hyper.items() if not grouping.is_leaf_function(v)}
+        values = {n: v for n, v in self.rule.hyper.items() if not is_leaf_function(v)}
         keys = [key for key in self._names.keys if all(n in values for n in key.hyper)]
         defaults: dict[str, Any] = {}
         grouping.fill(self.rule, keys, defaults, values, self._updates)

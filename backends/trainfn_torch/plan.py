@@ -44,7 +44,7 @@ class Slot:
         self.is_plain = is_plain(p) and not p.is_complex()
         self.is_sharded = is_sharded(p)
         # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
-        self._is_shown = self.is_sharded and any(node.is_reduction for node in program.nodes)
+        self._is_shown = self.is_sharded and program.has_reductions
         assert p.grad is not None
         kept = {name.removesuffix(".high") for name in program.output}
         shared = {name: x for name, x in model.items() if f"state.{name}" in kept}

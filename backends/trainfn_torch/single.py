@@ -21,7 +21,7 @@ import torch
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
-from trainfn.reference import _FLUSHED_BELOW
+from trainfn.reference import FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on
 from trainfn_torch.tensors import plain, reduce_over_mesh
@@ -152,7 +152,7 @@ def _rounded_once(operation: Callable[..., torch.Tensor]) -> Callable[..., torch
             return flush(operation(x, y))
         wide = operation(x.to(torch.float64), y.to(torch.float64))
         narrow = wide.to(torch.float32)
-        return torch.where(wide.abs() < _FLUSHED_BELOW, narrow * 0.0, narrow)
+        return torch.where(wide.abs() < FLUSHED_BELOW, narrow * 0.0, narrow)
 
     return apply
 
