@@ -4,7 +4,6 @@ This package is the mathematics and imports numpy only; `trainfn_torch` and `tra
 """
 
 from trainfn.rule import Rule as Rule
-from trainfn.rule import Static as Static
 from trainfn.rule import chain as chain
 from trainfn.rule import rule as rule
 from trainfn.rules import adagrad as adagrad
@@ -21,14 +20,33 @@ from trainfn.rules import sgd as sgd
 from trainfn.schedules import Schedule as Schedule
 from trainfn.schedules import constant as constant
 from trainfn.schedules import cosine as cosine
+from trainfn.schedules import cosine_warmup as cosine_warmup
+from trainfn.schedules import cyclical as cyclical
 from trainfn.schedules import exponential as exponential
+from trainfn.schedules import exponential_warmup as exponential_warmup
+from trainfn.schedules import interpolated as interpolated
+from trainfn.schedules import inverse_sqrt as inverse_sqrt
+from trainfn.schedules import inverse_time as inverse_time
 from trainfn.schedules import linear as linear
+from trainfn.schedules import multistep as multistep
+from trainfn.schedules import noam as noam
+from trainfn.schedules import one_cycle as one_cycle
+from trainfn.schedules import one_cycle_momentum as one_cycle_momentum
+from trainfn.schedules import piecewise_constant as piecewise_constant
 from trainfn.schedules import polynomial as polynomial
+from trainfn.schedules import product as product
+from trainfn.schedules import radam_warmup as radam_warmup
+from trainfn.schedules import reduce_on_plateau as reduce_on_plateau
+from trainfn.schedules import repeat as repeat
 from trainfn.schedules import schedule as schedule
 from trainfn.schedules import sequence as sequence
+from trainfn.schedules import shift as shift
 from trainfn.schedules import step_decay as step_decay
+from trainfn.schedules import trapezoid as trapezoid
+from trainfn.schedules import warm_restarts as warm_restarts
 from trainfn.schedules import warmup as warmup
 from trainfn.schedules import warmup_cosine as warmup_cosine
+from trainfn.schedules import warmup_stable_decay as warmup_stable_decay
 from trainfn.trace import Array as Array
 from trainfn.trace import Leaf as Leaf
 from trainfn.trace import LeafPair as LeafPair
@@ -36,6 +54,7 @@ from trainfn.trace import LeafScalar as LeafScalar
 from trainfn.trace import ModelPair as ModelPair
 from trainfn.trace import ModelScalar as ModelScalar
 from trainfn.trace import NoSuchMethod as NoSuchMethod
+from trainfn.trace import Static as Static
 from trainfn.trace import TraceError as TraceError
 from trainfn.wrappers.skip import maximize as maximize
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite

@@ -66,7 +66,8 @@ def _pow2(k: Any) -> Any:
 def _single(x: Any) -> Any:
     """x rounded to float32 and back: how Scalar state is stored."""
     with np.errstate(over="ignore"):
-        return float(_flush(np.float32(x)))
+        rounded = _flush(np.float32(x))
+    return rounded.astype(np.float64) if np.ndim(x) else float(rounded)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -112,7 +113,8 @@ def evaluate_numbers(op: str, *operands: Any) -> Any:
 
 
 def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate a program of scalars alone, such as a schedule; an input may be an array of float64 numbers."""
+    """Evaluate a program of scalars alone, such as a schedule; an input may be an array of numbers."""
+    inputs = {name: np.asarray(x, np.float64) if np.ndim(x) else float(x) for name, x in inputs.items()}
     if all(isinstance(x, float) for x in inputs.values()):
         return dict(zip(program.output, compiled(program)(inputs), strict=True))
     with np.errstate(all="ignore"):

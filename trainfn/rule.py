@@ -37,7 +37,7 @@ import typing
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 from trainfn import hyperparameters
 from trainfn.hyperparameters import inherited
@@ -58,9 +58,6 @@ from trainfn.trace import (
     tracing,
 )
 from trainfn.verbs import zeros_like
-
-T = TypeVar("T")
-Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
 
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")

@@ -14,9 +14,12 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 from trainfn.program import Node, Program, Sort
+
+T = TypeVar("T")
+Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
 
 
 class TraceError(TypeError):

@@ -10,6 +10,7 @@ from trainfn_jax.optimizers import lion as lion
 from trainfn_jax.optimizers import radam as radam
 from trainfn_jax.optimizers import rmsprop as rmsprop
 from trainfn_jax.optimizers import sgd as sgd
+from trainfn_jax.schedules import evaluate as evaluate
 from trainfn_jax.schedules import evaluate_schedule as evaluate_schedule
 from trainfn_jax.transform import transform as transform
 
@@ -17,6 +18,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "evaluate",
     "evaluate_schedule",
     "lion",
     "radam",

@@ -1,7 +1,8 @@
-"""Schedules on JAX's numbers: float64 inside, one rounding at the end."""
+"""Schedules and state machines on JAX's numbers: float64 inside, one rounding at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -44,3 +45,19 @@ def _value(
 
 
 _evaluate = jax.jit(in_float64(_value), static_argnums=(0, 1, 2))
+
+
+def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate a program of scalars, each output rounded once to JAX's default float."""
+    dtype = jnp.result_type(float)
+    with jax.enable_x64(True):  # Python's numbers arrive with all their bits
+        results: dict[str, Any] = _evaluate_all(program, dtype, {name: jnp.asarray(x) for name, x in inputs.items()})
+    return results
+
+
+def _values(program: Program, dtype: Any, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    values = evaluate_scalars(lower(program), {name: widen(x) for name, x in inputs.items()}, TABLE)
+    return {name: jnp.asarray(narrow(value, dtype), dtype) for name, value in values.items()}
+
+
+_evaluate_all = jax.jit(_values, static_argnums=(0, 1))

@@ -2,4 +2,5 @@
 
 from trainfn_torch import optim as optim
 from trainfn_torch.optimizer import Optimizer as Optimizer
+from trainfn_torch.scalars import evaluate as evaluate
 from trainfn_torch.scalars import evaluate_schedule as evaluate_schedule
