@@ -77,7 +77,7 @@ def test_every_mutant_is_noticed(row: Row) -> None:
 
 
 REMEDY = """\
-Add a row to tests/catalogue.py that notices it. If none could, because the changed program computes the same, make each
+Add a row to tests/catalogue/ that notices it. If none could, because the changed program computes the same, make each
 of these a key of SURVIVORS in tests/test_mutation.py; the argument is its value."""
 
 

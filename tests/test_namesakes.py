@@ -1,4 +1,4 @@
-"""Each rule against its namesake in torch.optim and optax.
+"""Each rule against its namesakes in torch.optim, optax and pytorch_optimizer.
 
 float64, 100 steps: the largest difference over the largest displacement since the start is at most 1e-12.
 float32: our error against the float64 run is no larger than upstream's, but for what a fused multiply-add saves:
@@ -10,6 +10,8 @@ where upstream carries an error of its own we are far below it (adam in optax: 0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -49,8 +51,20 @@ def _ours(row: Row, params: Model, grads: Sequence[Model]) -> list[Model]:
 def _torch(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
     import torch
 
+    return _torch_run(partial(getattr(torch.optim, namesake.name), foreach=False), namesake, params, grads)
+
+
+def _peer(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
+    import pytorch_optimizer
+
+    return _torch_run(getattr(pytorch_optimizer, namesake.name), namesake, params, grads)
+
+
+def _torch_run(make: Any, namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
+    import torch
+
     tensors = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
-    optimizer = getattr(torch.optim, namesake.name)(list(tensors.values()), foreach=False, **namesake.hyper)
+    optimizer = make(list(tensors.values()), **namesake.hyper)
     path = []
     for g in grads:
         for k, p in tensors.items():
@@ -65,8 +79,8 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
     import optax
 
     with jax.enable_x64(params["w"].dtype == np.float64):
-        links = [getattr(optax, name)(**hyper) for name, hyper in namesake.before]
-        tx = optax.chain(*links, getattr(optax, namesake.name)(**namesake.hyper))
+        links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
+        tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
         params = {k: jax.numpy.asarray(p) for k, p in params.items()}
         state = tx.init(params)
 
@@ -82,7 +96,7 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
     return path
 
 
-UPSTREAM = {"torch": _torch, "optax": _optax}
+UPSTREAM = {"torch": _torch, "optax": _optax, "peer": _peer}
 PAIRS = [(row, library) for row in ROWS for library in UPSTREAM if getattr(row, library)]
 
 

@@ -52,7 +52,7 @@ def test_every_rule_is_public() -> None:
 def test_every_rule_has_a_row() -> None:
     with_row = {link.definition for row in ROWS for link in row.rule()._all_links}
     for place, definition in _defined().items():
-        assert definition in with_row, f"{place} is in no row of tests/catalogue.py: add one to ROWS."
+        assert definition in with_row, f"{place} is in no row of tests/catalogue/: add one to the ROWS of its family."
 
 
 # -- torch.optim -------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def _torch_pair(namesake: Namesake) -> tuple[Any, Any]:
 
     ours = getattr(trainfn_torch.optim, namesake.name, None)
     assert ours is not None, (
-        f"trainfn_torch.optim has no {namesake.name}, which a row of tests/catalogue.py names: add the class to "
+        f"trainfn_torch.optim has no {namesake.name}, which a row of tests/catalogue/ names: add the class to "
         "backends/trainfn_torch/optim.py."
     )
     return getattr(torch.optim, namesake.name), ours
@@ -131,7 +131,7 @@ def _optax_pair(namesake: Namesake) -> tuple[Any, Any]:
 
     ours = getattr(trainfn_jax, namesake.name, None)
     assert namesake.name in (trainfn_jax.__all__ if ours else ()), (
-        f"trainfn_jax has no public {namesake.name}, which a row of tests/catalogue.py names: add it to "
+        f"trainfn_jax has no public {namesake.name}, which a row of tests/catalogue/ names: add it to "
         "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
     )
     return getattr(optax, namesake.name), ours

@@ -1,0 +1,36 @@
+"""Links, wrappers and schedules around rules."""
+
+from __future__ import annotations
+
+import trainfn as tf
+from tests.catalogue.row import Namesake, Row
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "adam_l2",
+        lambda **h: tf.chain(tf.coupled_weight_decay(0.1), tf.adam(**h)),
+        torch=Namesake("Adam", {"lr": 1e-2, "weight_decay": 0.1}),
+        optax=Namesake("adam", {"learning_rate": 1e-2}, before=(("add_decayed_weights", {"weight_decay": 0.1}),)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_decoupled",
+        lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "adamw_clipped",
+        lambda **h: tf.chain(tf.clip_by_global_norm(0.5), tf.adamw(**h)),
+        optax=Namesake(
+            "adamw", {"learning_rate": 1e-2, "weight_decay": 0.01}, before=(("clip_by_global_norm", {"max_norm": 0.5}),)
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "lion_clipped_by_value",
+        lambda **h: tf.chain(tf.clip_by_value(0.1), tf.lion(**h)),
+        optax=Namesake("lion", {"learning_rate": 1e-3}, before=(("clip", {"max_delta": 0.1}),)),
+        hyper={"lr": 1e-3},
+    ),
+    Row("adamw_scheduled", lambda **h: tf.skip_if_not_finite(tf.adamw(lr=tf.warmup_cosine(1e-2, 3, 20), **h))),
+)
