@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -129,12 +130,16 @@ def _optax_pair(namesake: Namesake) -> tuple[Any, Any]:
 
     import trainfn_jax
 
-    ours = getattr(trainfn_jax, namesake.name, None)
-    assert namesake.name in (trainfn_jax.__all__ if ours else ()), (
-        f"trainfn_jax has no public {namesake.name}, which a row of tests/catalogue/ names: add it to "
-        "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
+    inside, _, name = namesake.name.rpartition(".")  # optax.contrib.adopt is trainfn_jax.contrib.adopt
+    package = getattr(trainfn_jax, inside) if inside else trainfn_jax
+    assert name in package.__all__, (
+        f"{package.__name__} has no public {name}, which a row of tests/catalogue/ names: add it to "
+        + ("backends/trainfn_jax/contrib.py and its `__all__`." if inside else _PLACES)
     )
-    return getattr(optax, namesake.name), ours
+    return operator.attrgetter(namesake.name)(optax), getattr(package, name)
+
+
+_PLACES = "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
 
 
 @pytest.mark.parametrize("namesake", _of_rows("optax"))

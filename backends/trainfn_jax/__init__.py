@@ -3,6 +3,7 @@
 `transform(rule)` takes any rule of trainfn; `adamw`, `sgd` and the others are optax's functions of these names.
 """
 
+from trainfn_jax import contrib as contrib
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamw as adamw
@@ -18,6 +19,7 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "contrib",
     "evaluate",
     "evaluate_schedule",
     "lion",

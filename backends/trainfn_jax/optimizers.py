@@ -29,7 +29,7 @@ from trainfn_jax.vocabulary import HYPERPARAMETERS
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
 _REQUIRED = inspect.Parameter.empty
-_KEYWORD = "keyword-only from here"
+KEYWORD = "keyword-only from here"
 
 _DOC = """optax.{name} in trainfn's arithmetic.
 
@@ -49,7 +49,7 @@ function of the parameters that makes one.
 """
 
 
-def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
+def optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
     """`rule` as a function of optax's arguments (name and default); `fixed` are options optax leaves no choice of."""
     signature = _signature(arguments)
     ours = {optax_name: name for name, optax_name in HYPERPARAMETERS.items()}
@@ -101,29 +101,27 @@ def _as_hyperparameter(argument: str, value: Any) -> Any:
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
 
-_LEARNING_RATE = ("learning_rate", _REQUIRED)
+LEARNING_RATE = ("learning_rate", _REQUIRED)
 
-sgd = _optimizer(trainfn.sgd, _LEARNING_RATE, ("momentum", None), ("nesterov", False))
-adam = _optimizer(trainfn.adam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
-adamw = _optimizer(
+sgd = optimizer(trainfn.sgd, LEARNING_RATE, ("momentum", None), ("nesterov", False))
+adam = optimizer(trainfn.adam, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
+adamw = optimizer(
     trainfn.adamw,
-    _LEARNING_RATE,
+    LEARNING_RATE,
     ("b1", 0.9),
     ("b2", 0.999),
     ("eps", 1e-8),
-    _KEYWORD,
+    KEYWORD,
     ("weight_decay", 1e-4),
     ("mask", None),
 )
-lion = _optimizer(
-    trainfn.lion, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), _KEYWORD, ("weight_decay", 1e-3), ("mask", None)
+lion = optimizer(
+    trainfn.lion, LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), KEYWORD, ("weight_decay", 1e-3), ("mask", None)
 )
-radam = _optimizer(
-    trainfn.radam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("threshold", 5.0)
-)
-rmsprop = _optimizer(
+radam = optimizer(trainfn.radam, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), KEYWORD, ("threshold", 5.0))
+rmsprop = optimizer(
     trainfn.rmsprop,
-    _LEARNING_RATE,
+    LEARNING_RATE,
     ("decay", 0.9),
     ("eps", 1e-8),
     ("initial_scale", 0.0),
@@ -133,6 +131,4 @@ rmsprop = _optimizer(
     ("nesterov", False),
     lr_in_momentum=True,
 )
-adagrad = _optimizer(
-    trainfn.adagrad, _LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True
-)
+adagrad = optimizer(trainfn.adagrad, LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True)
