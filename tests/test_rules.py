@@ -15,8 +15,9 @@ from tests.bits import assert_same_bits
 from tests.catalogue import ROWS, Row
 from tests.executions import run_reference
 from tests.inputs import numbers
+from trainfn import reference
 from trainfn.rule import resolve
-from trainfn.verbs import apply_if, global_sum, leaf_sum
+from trainfn.verbs import apply_if, full_like, global_sum, leaf_sum
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ from trainfn.verbs import apply_if, global_sum, leaf_sum
         (lambda: tf.adamw(weight_decay=math.inf), "weight_decay = inf must be at least 0 and finite"),
         (lambda: tf.adamw(eps=math.inf), "eps = inf"),
         (lambda: tf.sgd(momentum=0.9, dampening=-math.inf), "dampening = -inf must be finite"),
+        (lambda: tf.adamw(lr=np.array(-1.0)), "adamw: lr = -1.0 must be at least 0"),
+        (lambda: tf.adamw(lr=10**400), "adamw: lr is a whole number beyond what a float can hold"),
         (lambda: tf.adamw(lr=np.ones(2)), r"lr has shape \(2,\): a hyperparameter is one number"),
         (
             lambda: tf.adamw(lr=tf.warmup_cosine),
@@ -253,6 +256,30 @@ def test_static_options_choose_the_program() -> None:
         return g
 
     assert len(repeated(times=5).program().nodes) == len(repeated().program().nodes) + 2
+
+    @tf.rule
+    def written(g, *, option: tf.Static[Any] = None):  # type: ignore[no-untyped-def]
+        return g * {"True": 2.0, "1": 3.0, "1.0": 4.0, "0.0": 5.0, "-0.0": 6.0}[repr(option)]
+
+    for option, factor in ((1, 3), (True, 2), (1.0, 4), (-0.0, 6), (0.0, 5)):
+        assert f"g*{factor}" in str(written(option=option).program())
+
+
+def test_what_only_the_start_of_the_state_depends_on() -> None:
+    class Level(NamedTuple):
+        x: tf.Array
+
+        @staticmethod
+        def init(p: Any) -> Any:
+            return Level(full_like(p, 1.0 if p.ndim > 1 else 2.0))
+
+    def keeping(state: Any, g: Any) -> Any:
+        return g, state
+
+    keeping.__annotations__["state"] = Level
+    params = {"w": np.zeros((2, 2), np.float32), "b": np.zeros(2, np.float32)}
+    leaves = reference.init(tf.rule(keeping)(), params).leaves
+    assert [float(leaves[name]["x"].flat[0]) for name in "wb"] == [1.0, 2.0]
 
 
 def _params_and_grads(steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -160,6 +160,21 @@ def test_a_step_before_the_first_counts_as_the_first(row: ScheduleRow) -> None:
     assert row.schedule(-1) == row.schedule(-1000) == row.schedule(0)
 
 
+def test_a_schedule_that_occurs_often_is_traced_once() -> None:
+    calls = []
+
+    @tf.schedule
+    def counted(step):  # type: ignore[no-untyped-def]
+        calls.append(step)
+        return 1 + step / 1000
+
+    lr = counted()
+    for _ in range(8):
+        lr = lr * lr
+    assert len(calls) <= 9
+    assert lr(0) == 1.0
+
+
 def test_a_warmup_of_no_steps() -> None:
     lr = tf.warmup_cosine(peak=1.0, warmup=0, steps=10)
     assert list(lr(STEPS)) == list(tf.cosine(peak=1.0, steps=10)(STEPS))
@@ -244,6 +259,9 @@ def test_changing_a_number_keeps_the_program() -> None:
         (lambda: tf.product([1.0]), "give the schedules one by one"),
         (lambda: tf.constant(0.1)("three"), "'three'"),
         (lambda: tf.constant(0.1)(True), "True"),
+        (lambda: tf.constant(0.1)(np.array([1j])), "a step is a whole number, not array"),
+        (lambda: tf.constant(0.1)(np.array(["3"])), "a step is a whole number, not array"),
+        (lambda: tf.constant(0.1)(np.True_), "a step is a whole number, not np.True_"),
         (lambda: tf.constant("0.1"), "0.1"),
     ],
 )

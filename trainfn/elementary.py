@@ -6,7 +6,8 @@ and `pow2`, each of which is exactly rounded everywhere, so that a learning rate
 C, CUDA and XLA.  Lowering (`trainfn.lowering`) replaces the nodes `exp`, `log`, `cos`, `pow` by these texts.
 
 Errors against the correctly rounded value: exp, log and cos at most 2 ulp (cos: absolute, of 1), pow at most
-2 + |y log x| ulp.  exp underflows to zero below e**-708, so that no result is subnormal.
+2 + 2 |y log x| ulp.  exp underflows to zero below e**-708, so that no result is subnormal, and log takes subnormal
+numbers for zero.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _HALF_PI = (
     float.fromhex("0x1.3198a2e037073p-69"),
 )
 
+_SMALLEST = 2.0**-1022  # of normal numbers
 _EXP = tuple(1.0 / math.factorial(k) for k in range(14))
 _ATANH = tuple(2.0 / (2 * k + 1) for k in range(1, 12))  # log((1+s)/(1-s)) = 2s + s * sum(_ATANH[k] * s**2k)
 _COS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(9))
@@ -43,24 +45,26 @@ def exp(x: Any) -> Any:
 def log(x: Any) -> Any:
     """log x = e * ln 2 + log(1 + f) with 1 + f between sqrt(1/2) and sqrt(2)."""
     e = _exponent(x)
-    m = x * _pow2(-e)
+    half = _floor(e * 0.5)  # in two factors: 2**-1023 is not normal, 2**1023 is
+    m = x * _pow2(-half) * _pow2(half - e)
     large = m > math.sqrt(2.0)
     f = _where(large, m * 0.5, m) - 1.0
     e = _where(large, e + 1.0, e)
     s = f / (f + 2.0)
     square = s * s
-    half = f * f * 0.5
-    tail = s * (half + square * _polynomial(_ATANH, square)) + e * _LN2_LOW
-    result = e * _LN2_HIGH - ((half - tail) - f)
-    special = _where(x > 0.0, math.inf, _where(x < 0.0, math.nan, -math.inf))  # inf; negative; zero
-    regular = (x > 0.0) & (x < math.inf)
+    hump = f * f * 0.5
+    tail = s * (hump + square * _polynomial(_ATANH, square)) + e * _LN2_LOW
+    result = e * _LN2_HIGH - ((hump - tail) - f)
+    regular = (x >= _SMALLEST) & (x < math.inf)
+    special = _where(x >= _SMALLEST, math.inf, _where(x < 0.0, math.nan, -math.inf))  # inf; negative; zero
     return _where(regular | _is_nan(x), _where(_is_nan(x), x, result), special)
 
 
 def pow(x: Any, y: Any) -> Any:
     """x**y: exactly 1, x, x * x and sqrt(x) for y = 0, 1, 2 and 1/2, else e**(y log |x|).
 
-    A negative x has powers of whole y only, negative ones for odd y; others are NaN.
+    A negative x has powers of whole y only, negative ones for odd y; others are NaN.  A zero counts as +0, and 1 to an
+    infinite power is NaN.
     """
     size = exp(y * log(emit("abs", x)))
     is_whole = _equal(_floor(y), y)

@@ -93,14 +93,23 @@ def check(owner: str, name: str, value: Any) -> Any:
         raise TypeError(
             f"{owner}: {name} = {value.__name__} makes schedules and is none: call it, as in {spell(value)}."
         )
-    if isinstance(value, np.ndarray) and value.ndim:
-        raise ValueError(f"{owner}: {name} has shape {value.shape}: a hyperparameter is one number.")
+    if isinstance(value, np.ndarray):
+        if value.ndim:
+            raise ValueError(f"{owner}: {name} has shape {value.shape}: a hyperparameter is one number.")
+        value = value.item()
     if not is_number(value):
         if not (isinstance(value, Inherited) or callable(value) or getattr(value, "ndim", None) is not None):
             raise TypeError(f"{owner}: {name} = {value!r} is neither a number, a schedule nor a function of the leaf.")
         return value
-    number = float(value)
-    domain = DOMAINS.get(name, _ANY)
+    return _in_domain(owner, name, value)
+
+
+def _in_domain(owner: str, name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ValueError(f"{owner}: {name} is a whole number beyond what a float can hold.") from None
+    domain = DOMAINS.get(name.rpartition(".")[2], _ANY)  # an earlier link's is called clip_by_global_norm.eps
     if math.isnan(number):
         raise ValueError(f"{owner}: {name} = {value} must be {domain}; it is not a number (NaN).")
     if number not in domain:

@@ -54,6 +54,7 @@ from trainfn.trace import (
     Scalar,
     TraceError,
     Value,
+    exact,
     lift,
     tracing,
 )
@@ -192,6 +193,7 @@ class Structure:
 
     definition: Definition
     options: tuple[tuple[str, Hashable], ...]
+    exactly: tuple[Hashable, ...]  # the options again, with what tells 1 from True and 0.0 from -0.0
     hyper: tuple[tuple[str, str], ...]  # local name, name in the whole rule
     state: tuple[tuple[str, str], ...]
     inner: tuple[Structure, ...]
@@ -274,6 +276,7 @@ class Rule:
         return Structure(
             link.definition,
             link.options,
+            tuple((type(value), exact(value)) for _, value in link.options),
             tuple((k, self._hyper_names[i, k]) for k in link.hyper),
             tuple((k, self._state_names[i, k]) for k in link.definition.fields),
             inner,

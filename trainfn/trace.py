@@ -96,7 +96,7 @@ class Graph:
     def emit(self, op: str, args: tuple[int, ...], sort: Sort, static: Hashable = None) -> Value:
         node = Node(op, args, sort, static)
         # 0.0 == -0.0 and 1 == True, but they are different constants.
-        key = Node(op, args, sort, _exact(static))
+        key = Node(op, args, sort, exact(static))
         index = self._index.get(key)
         if index is None:
             index = self._index[key] = len(self.nodes)
@@ -115,7 +115,8 @@ class Graph:
         return Program(tuple(self.nodes), tuple((n, v.index) for n, v in outputs.items()), dict(self.labels))
 
 
-def _exact(static: Hashable) -> Hashable:
+def exact(static: Hashable) -> Hashable:
+    """A key that tells 0.0 from -0.0, which are equal."""
     return static.hex() if isinstance(static, float) else static
 
 

@@ -56,10 +56,11 @@ class Scheduled:
     """A schedule by what it computes: its program, and a number or array for each of its parameters."""
 
     program: Program
-    parameters: tuple[tuple[str, float | Argument], ...]
+    parameters: tuple[tuple[str, str | Argument], ...]
 
 
-Setting = tuple[tuple[str, "float | Argument | Scheduled"], ...]  # by hyperparameter's name
+# By hyperparameter's name; a number as float.hex writes it, which tells 0.0 from -0.0.
+Setting = tuple[tuple[str, "str | Argument | Scheduled"], ...]
 
 
 @dataclass
@@ -79,9 +80,9 @@ class Arguments:
             return Scheduled(value.program, parameters)
         return self._number(name, value)
 
-    def _number(self, name: str, value: Any) -> float | Argument:
+    def _number(self, name: str, value: Any) -> str | Argument:
         if not isinstance(value, Array | np.ndarray | OptaxSchedule):
-            return float(value)
+            return float(value).hex()
         if id(value) not in self._known:
             array = value.at(self.count) if isinstance(value, OptaxSchedule) else value
             if np.ndim(array) != 0:
@@ -110,8 +111,8 @@ class Settings:
         return self._known.setdefault(x.hex(), x)  # type: ignore[no-any-return]
 
     def _value(self, reference: Any) -> Any:
-        if isinstance(reference, float):
-            return self.number(reference)
+        if isinstance(reference, str):
+            return self.number(float.fromhex(reference))
         if isinstance(reference, Argument):
             return self._arrays[reference.index]
         if reference not in self._known:

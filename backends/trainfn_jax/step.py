@@ -86,7 +86,7 @@ def step(
     leaves, of_model, count, hyper, extras = jax.tree.map(held, (leaves, of_model, count, hyper, extras))
     at = widen(count)
     settings = Settings(hyper, at)
-    total = settings.number(sum(spec.count for spec in recipe.leaves))
+    total = settings.number(math.fsum(spec.count for spec in recipe.leaves))
     shared = {
         "step": at,
         "count.global": total,

@@ -16,6 +16,7 @@ import numpy as np
 import optax  # type: ignore[import-untyped]
 from jax import Array
 
+from trainfn import hyperparameters
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
@@ -55,6 +56,9 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
         raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
+    for name, value in rule.hyper.items():
+        if isinstance(value, Array) and not isinstance(value, jax.core.Tracer):
+            hyperparameters.check(rule.name, name, np.asarray(value))  # what is traced nobody knows yet
     return optax.GradientTransformationExtraArgs(
         functools.partial(_init, rule), functools.partial(_update, rule, axis_name)
     )
@@ -195,7 +199,8 @@ def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
 def _one_number(name: str, x: Any) -> Array:
     if np.size(x) != 1:
         raise ValueError(f"{name} must be one number, not an array of shape {np.shape(x)}.")
-    return jnp.reshape(jnp.asarray(x), ())
+    with jax.enable_x64(True):  # a number of Python or numpy keeps all its bits
+        return jnp.reshape(jnp.asarray(x), ())
 
 
 # -- what has to fit ---------------------------------------------------------------------------------------------------

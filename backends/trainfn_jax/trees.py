@@ -82,8 +82,11 @@ def check_shape(leaf: str, what: str, shape: Any, expected: Any) -> None:
         raise ValueError(f"leaf {leaf!r}: the gradient has shape {tuple(expected)}, {what} {tuple(shape)}.")
 
 
+_DTYPES = frozenset({"float32", "bfloat16", "float16", "float64", "complex64", "complex128"})
+
+
 def check_floating(leaf: str, what: str, dtype: Any) -> None:
-    if not jax.numpy.issubdtype(dtype, jax.numpy.inexact):
+    if np.dtype(dtype).name not in _DTYPES:
         raise TypeError(
             f"leaf {leaf!r}: {what} of dtype {np.dtype(dtype).name} cannot be updated by a rule. Give None for its "
             "gradient, or mask it with optax.masked."

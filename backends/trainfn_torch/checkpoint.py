@@ -109,6 +109,8 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
             f"{found or 'empty'}. Give what optimizer.state_dict() returned."
         )
     groups: Sequence[Mapping[str, Any]] = saved["param_groups"]
+    if not isinstance(saved["state"], Mapping):
+        raise ValueError(f"this is no optimizer's state_dict: its 'state' is {saved['state']!r}.")
     if not all(isinstance(group, Mapping) and "params" in group for group in groups):
         raise ValueError("this is no optimizer's state_dict: a parameter group in it has no 'params'.")
     return groups
@@ -196,7 +198,7 @@ def _saved_names(saved_groups: Sequence[Mapping[str, Any]]) -> list[str] | None:
     for group in saved_groups:
         if len(group.get("param_names", ())) != len(group["params"]):
             return None
-        names += map(_bare, group["param_names"])
+        names += map(_bare, group.get("param_names", ()))
     return names if len(set(names)) == len(names) else None
 
 

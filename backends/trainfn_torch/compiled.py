@@ -30,14 +30,24 @@ def register(optimizer: Optimizer) -> int:
 
 @torch.library.custom_op("trainfn::optimizer_step", mutates_args=("params",))
 def _step(
-    number: int, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], value: torch.Tensor | None
+    number: int,
+    indices: Sequence[int],
+    params: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    value: torch.Tensor | None,
 ) -> None:
-    """Update the parameters that have a gradient; graphs may pass copies of them, which they write back."""
+    """Update the parameters of these indices; graphs may pass copies of them, which they write back.
+
+    What a graph assigned to `p.grad` is not there yet when its operations run: the gradients come as arguments.
+    """
     optimizer = _optimizers[number]
-    own = optimizer.parameters_with_gradient()
-    before = [p.grad for p in own]
+    every = optimizer.parameters()
+    own = [every[i] for i in indices]
+    before = [p.grad for p in every]
     copies = [(p, x) for p, x in zip(own, params, strict=True) if p.data_ptr() != x.data_ptr()]
     try:
+        for p in every:
+            p.grad = None
         for p, x in copies:
             p.copy_(x)
         for p, g in zip(own, grads, strict=True):
@@ -46,18 +56,26 @@ def _step(
         for p, x in copies:
             x.copy_(p)
     finally:
-        for p, old in zip(own, before, strict=True):
+        for p, old in zip(every, before, strict=True):
             p.grad = old
 
 
 @_step.register_fake
-def _(number: int, params: Sequence[torch.Tensor], grads: Sequence[torch.Tensor], value: torch.Tensor | None) -> None:
+def _(
+    number: int,
+    indices: Sequence[int],
+    params: Sequence[torch.Tensor],
+    grads: Sequence[torch.Tensor],
+    value: torch.Tensor | None,
+) -> None:
     return None
 
 
-def step(number: int, params: Sequence[torch.Tensor], value: Any) -> None:
-    """The operation, as a traced step calls it."""
+def step(number: int, every: Sequence[torch.Tensor], value: Any) -> None:
+    """The operation, as a traced step calls it on all parameters of the optimizer."""
+    indices = [i for i, p in enumerate(every) if p.grad is not None]
+    params = [every[i] for i in indices]
     grads = [p.grad for p in params]
     if value is not None and not isinstance(value, torch.Tensor):
         value = torch.tensor(value, dtype=torch.float64)
-    _step(number, params, grads, value)
+    _step(number, indices, params, grads, value)

@@ -25,7 +25,7 @@ from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 from trainfn_torch.names import Key, Names
 from trainfn_torch.scalars import evaluate_schedule
-from trainfn_torch.tensors import is_plain
+from trainfn_torch.tensors import has_numbers, is_plain
 from trainfn_torch.warn import warn
 
 # Keys that are no hyperparameters: torch's own, those its schedulers and loaders keep in a group, and other libraries'.
@@ -136,8 +136,8 @@ def split(resolved: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 
 def _identity(value: Any) -> Any:
     if isinstance(value, Schedule):  # a leaf function may make a new one for each leaf
-        return value.function, repr(value)
-    return value if isinstance(value, float) else id(value)
+        return value.program, *((name, _identity(x)) for name, x in value.parameters.items())
+    return value.hex() if isinstance(value, float) else id(value)
 
 
 def fill(
@@ -219,7 +219,7 @@ def _notice_foreign(key: Key, value: Any, own: Group) -> None:
 
 def known_count(updates: torch.Tensor) -> float | None:
     """The count of updates where the host may read it; None where that would wait for a device."""
-    return float(updates) if updates.device.type == "cpu" else None
+    return float(updates) if updates.device.type == "cpu" and has_numbers(updates) else None
 
 
 def is_ours(key: Key, group: Mapping[str, Any], own: Group) -> bool:
@@ -244,7 +244,7 @@ def read(rule: Rule, keys: Sequence[Key], group: dict[str, Any], own: Group) -> 
     """The numbers the next update uses, by the core's names."""
     for key in keys:
         value = group.get(key.name, _MISSING)
-        if value is own.seen.get(key.name, group) and not isinstance(value, list):  # whose items may be others
+        if value is own.seen.get(key.name, group) and _is_constant(value):
             continue
         if value is _MISSING:
             raise KeyError(f"{rule.name}: {key.name} is missing from a parameter group; put it back.")
@@ -252,6 +252,11 @@ def read(rule: Rule, keys: Sequence[Key], group: dict[str, Any], own: Group) -> 
             own.hyper[name] = one_number(rule, name, number)
         own.seen[key.name] = value
     return own.hyper
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether an object stands for the same numbers for good, as a tensor or a list does not."""
+    return isinstance(value, float | int) or (isinstance(value, tuple) and all(map(_is_constant, value)))
 
 
 def refuse_two_owners(rule: Rule, group: Mapping[str, Any], own: Group) -> None:

@@ -5,9 +5,9 @@ An execution is a module (`fused`, `foreach`, `single`) with two functions.
 `accepts(leaf)` says whether it takes this parameter with its state.  It is asked when a `LeafUpdate` is made, not at
 every step; gradients of another layout or dtype than the first one must be coped with.
 
-`step(leaves, updates)` carries the update out in place: parameters, states, step counters and `updates`, the 0-d
-float32 count of updates applied to the model (None where another execution advances it), behind autograd's back only
-if it tells autograd.  It returns whether the update was applied: a bool, or a 0-d bool tensor where only a device
+`step(batch, updates)` carries the update of a `Batch` out in place: parameters, states, step counters and `updates`,
+the 0-d float32 count of updates applied to the model (None where another execution advances it), behind autograd's back
+only if it tells autograd.  It returns whether the update was applied: a bool, or a 0-d bool tensor where only a device
 knows.  Where the program has an output `applied`, nothing changes unless it holds for every leaf.  State of the model
 is one tensor shared by all leaves: each leaf's program computes the same number for it.  Leaves that need each other
 (`is_coupled`) are handed over together.  While nothing but gradients and numbers changes, every step hands over the

@@ -192,13 +192,14 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         value = loss if value is None else value
         if torch.compiler.is_compiling():
-            compiled.step(self._number, self.parameters_with_gradient(), value)
+            compiled.step(self._number, self.parameters(), value)
         else:
             self.update(value)
         return loss
 
-    def parameters_with_gradient(self) -> list[torch.Tensor]:
-        return [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+    def parameters(self) -> list[torch.Tensor]:
+        """Those of all groups, in order."""
+        return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def update(self, value: Any = None) -> None:
@@ -207,7 +208,7 @@ class Optimizer(torch.optim.Optimizer):
         scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
         self._adopt_numbers_of_model()
         rules = [self._prepare(group, own, extras, scaled) for group, own in self._both()]
-        params = [p for group in self.param_groups for p in group["params"]]
+        params = self.parameters()
         grads = [p.grad for p in params]
         if self._plan is None or not self._plan.fits(rules, params, grads, self.state):
             self._plan = None
@@ -232,6 +233,11 @@ class Optimizer(torch.optim.Optimizer):
         )
 
     def _both(self) -> Iterable[tuple[dict[str, Any], Group]]:
+        if len(self.param_groups) != len(self._groups):
+            raise ValueError(
+                f"{self.rule.name}: there are {len(self.param_groups)} parameter groups and {len(self._groups)} were "
+                "made: add one with add_param_group, and to leave parameters out give them no gradient."
+            )
         return zip(self.param_groups, self._groups, strict=True)
 
     def _prepare(self, group: dict[str, Any], own: Group, extras: Mapping[str, Any], scaled: bool) -> Rule:
@@ -452,6 +458,11 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
         )
     if not is_sharded(p) and is_overlapping(p):
         raise ValueError(f"{where} is expanded: several of its elements are one number in memory. Give p.contiguous().")
+    if p.is_conj() or p.is_neg():
+        raise ValueError(
+            f"{where} is a lazy conjugate or negative of other memory, of which only a copy could be updated. Give "
+            "p.resolve_conj().resolve_neg()."
+        )
 
 
 def _name(group: Mapping[str, Any], i: int) -> str:

@@ -21,7 +21,7 @@ from trainfn.rule import Rule
 from trainfn_torch import executions
 from trainfn_torch.leaf import LeafUpdate
 from trainfn_torch.names import Names
-from trainfn_torch.tensors import is_plain, is_sharded, placed_like, plain, real
+from trainfn_torch.tensors import has_numbers, is_plain, is_sharded, placed_like, plain, real
 
 _STRIDED = {torch.strided}
 _fresh_ages = count(1)
@@ -59,7 +59,7 @@ class Slot:
             model=frozenset(shared),
         )
         self._values = list(state.values())
-        self.memory = plain(p).data_ptr()
+        self._memory = self._look()
         self.execution: ModuleType = executions.choose(self.leaf, preferred)
 
     def _view(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,8 +72,16 @@ class Slot:
             and state is self.state
             and hyper is self.hyper
             and _are_same(list(state.values()), self._values)
-            and plain(self.p).data_ptr() == self.memory
+            and not self.has_moved()
         )
+
+    def has_moved(self) -> bool:
+        """Whether the parameter or its state is in other memory, or laid out otherwise, than its views say."""
+        return self._look() != self._memory
+
+    def _look(self) -> list[tuple[Any, ...]]:
+        tensors = (plain(x) for x in (self.p, *self._values) if isinstance(x, torch.Tensor))
+        return [(x.data_ptr() if has_numbers(x) else 0, x.shape, x.stride(), x.dtype) for x in tensors]
 
     def gradient(self, g: torch.Tensor) -> torch.Tensor:
         return self._view(placed_like(g, self.p))
@@ -121,7 +129,7 @@ class Plan:
             and set(map(_layout, filter(_is_given, grads))) <= _STRIDED
             and _are_same(list(state.values()), self._states)
             and _are_same(list(chain.from_iterable(map(dict.values, self._kept))), self._entries)
-            and all(plain(slot.p).data_ptr() == slot.memory for slot in self._odd)
+            and not any(slot.has_moved() for slot in self._odd)
         )
 
     def run(self, grads: Sequence[torch.Tensor | None], updates: torch.Tensor) -> None:
@@ -153,6 +161,6 @@ def _tell_ages(slots: Sequence[Slot]) -> None:
     ages: dict[Any, int] = {}
     for slot in slots:
         leaf = slot.leaf
-        if leaf.step.device.type != "cpu":
+        if leaf.step.device.type != "cpu" and has_numbers(leaf.step):
             before: Any = leaf.age or ("new", float(leaf.step))
             leaf.age = ages[before] = ages.get(before) or next(_fresh_ages)

@@ -17,14 +17,14 @@ import torch
 from trainfn import reference
 from trainfn.interpret import Call, Table, evaluate_scalars, run
 from trainfn.lowering import lower
-from trainfn_torch.tensors import is_plain, is_sharded
+from trainfn_torch.tensors import has_numbers, is_plain, is_sharded
 
 if TYPE_CHECKING:
     from trainfn.program import Program
     from trainfn.schedules.schedule import Schedule
 
 # Devices whose numbers the host may read at any time, or which have no float64.
-_READ_BY_HOST = ("cpu", "mps", "meta")
+_READ_BY_HOST = ("cpu", "mps")
 _SMALLEST_SINGLE = 2.0**-126
 
 
@@ -33,7 +33,7 @@ def load(x: Any) -> Any:
     if not isinstance(x, torch.Tensor):
         return float(x)
     x = whole(x)
-    if x.device.type in _READ_BY_HOST and not torch.compiler.is_compiling():
+    if x.device.type in _READ_BY_HOST and has_numbers(x) and not torch.compiler.is_compiling():
         return float(x.item())
     return x.detach().reshape(()).to(torch.float64)
 

@@ -24,7 +24,7 @@ from trainfn.program import Sort
 from trainfn.reference import FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on
-from trainfn_torch.tensors import plain, reduce_over_mesh
+from trainfn_torch.tensors import has_numbers, plain, reduce_over_mesh
 
 
 def accepts(leaf: LeafUpdate) -> bool:
@@ -91,7 +91,8 @@ def is_applied(calls: Sequence[Call]) -> Any:
     applied = flags[0]
     for flag in flags[1:]:
         applied = TABLE.scalars["and"](applied, flag)
-    return applied
+    is_unknown = isinstance(applied, torch.Tensor) and not has_numbers(applied)
+    return True if is_unknown else applied  # tensors that are shapes only are updated for their shapes
 
 
 def count(counters: Sequence[torch.Tensor], applied: Any) -> None:

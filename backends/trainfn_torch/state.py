@@ -98,6 +98,15 @@ def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: tor
                 f"the state of {where}: {name} has shape {tuple(value.shape)} where {tuple(p.shape)} is due; "
                 "was it saved by another model?"
             )
+        elif value.layout is not torch.strided or not _holds(value.dtype, p.dtype):
+            raise TypeError(
+                f"the state of {where}: {name} is a {value.layout} tensor of dtype {value.dtype}, which cannot be the "
+                f"state of a parameter of dtype {p.dtype}."
+            )
+
+
+def _holds(saved: torch.dtype, p: torch.dtype) -> bool:
+    return saved.is_complex if p.is_complex else saved.is_floating_point
 
 
 def check_numbers(f: Field, name: str, value: Any, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The plain strided tensor behind whatever a parameter is: complex, lazily conjugated, a shard, a subclass."""
+"""The plain strided tensor behind whatever a parameter or gradient is: complex, lazy, a shard, a subclass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -21,6 +22,11 @@ def is_sharded(x: torch.Tensor) -> bool:
 def is_plain(x: torch.Tensor) -> bool:
     """Whether x is torch's own kind of tensor and nothing derived from it."""
     return type(x) in _PLAIN
+
+
+def has_numbers(x: torch.Tensor) -> bool:
+    """Whether x is more than a shape, as tensors on the meta device and fake ones are not."""
+    return x.device.type != "meta" and not isinstance(x, FakeTensor)
 
 
 def real(x: torch.Tensor) -> torch.Tensor:

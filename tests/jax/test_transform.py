@@ -19,6 +19,8 @@ from tests.bits import assert_same_bits
 from tests.catalogue import BY_NAME
 from tests.executions import run_jax, run_reference
 from tests.inputs import numbers, with_specials
+from trainfn import reference
+from trainfn.verbs import full_like
 from trainfn_jax.state import field_name
 
 SHAPES = {"a": (5, 13), "b": (), "c": (300,)}
@@ -330,6 +332,30 @@ def test_an_extra_is_one_number() -> None:
     assert_same_bits(a, b)
 
 
+def test_a_loss_given_as_a_number_keeps_its_bits() -> None:
+    @tf.rule
+    def weighted(value, g):  # type: ignore[no-untyped-def]
+        return -g * (1 - value) ** 20
+
+    grads = {"w": np.float32([1, 3, 7, 11, 13])}
+    expected, _ = reference.update(weighted(), reference.init(weighted(), grads), grads, grads, value=0.37)
+    tx = trainfn_jax.transform(weighted())
+    for loss in (0.37, np.float64(0.37)):
+        assert_same_bits(expected, tx.update(grads, tx.init(grads), grads, value=loss)[0])
+
+
+def test_zeros_of_both_signs_are_two_hyperparameters() -> None:
+    @tf.rule
+    def filled(g, *, c):  # type: ignore[no-untyped-def]
+        return full_like(g, c)
+
+    grads = {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}
+    for given in ({"a": 0.0, "b": 0.0}, {"a": -0.0, "b": -0.0}, {"a": 0.0, "b": -0.0}):
+        tx = trainfn_jax.transform(filled(c=lambda leaf, given=given: given[leaf.name]))
+        updates, _ = tx.update(grads, tx.init(grads), grads)
+        assert [bool(np.signbit(updates[k][0])) for k in "ab"] == [bool(np.signbit(given[k])) for k in "ab"]
+
+
 def test_a_skipped_update_changes_nothing() -> None:
     tx = trainfn_jax.transform(tf.skip_if_not_finite(tf.adamw(lr=0.1)))
     params, state = one_step(tx, PARAMS, tx.init(PARAMS), {k: numbers(1, s) for k, s in SHAPES.items()})
@@ -418,6 +444,20 @@ def test_leaves_that_take_no_part() -> None:
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
 
+@pytest.mark.parametrize("tree", [{}, (), {"a": None}])
+def test_a_model_without_a_gradient(tree: Any) -> None:
+    tx = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(1.0), tf.adamw()))
+    updates, state = jax.jit(tx.update)(tree, tx.init(tree), tree)
+    assert updates == tree
+    assert state.count == 1
+
+
+def test_a_label_that_no_leaf_has() -> None:
+    tx = optax.multi_transform({"used": optax.sgd(1.0), "unused": trainfn_jax.transform(tf.adamw())}, {"a": "used"})
+    params = {"a": jnp.ones(2)}
+    assert tx.update(params, tx.init(params), params)[0]["a"].tolist() == [-1.0, -1.0]
+
+
 def test_state_is_found_and_pickled() -> None:
     tx = trainfn_jax.transform(tf.chain(tf.sgd(momentum=0.9), tf.adamw()))
     state = tx.init(PARAMS)
@@ -477,6 +517,8 @@ def test_the_count_saturates() -> None:
         (lambda tx, s: tx.update(PARAMS, (), PARAMS), r"fields count, mu, nu"),
         (lambda tx, s: tx.init({"i": jnp.arange(3)}), r"leaf 'i'.*int32"),
         (lambda tx, s: tx.update({**PARAMS, "c": jnp.arange(300)}, s, PARAMS), r"leaf 'c'.*int32"),
+        (lambda tx, s: tx.init({"f": jnp.ones(3, jnp.float8_e4m3fn)}), r"leaf 'f'.*float8_e4m3fn"),
+        (lambda tx, s: trainfn_jax.transform(tf.sgd(lr=jnp.float32(-1))), r"sgd: lr = -1.0 must be at least 0"),
         (lambda tx, s: trainfn_jax.transform(tf.adamw), r"adamw\(\)"),
         (lambda tx, s: trainfn_jax.transform(3), r"takes a trainfn rule"),
         (lambda tx, s: trainfn_jax.transform(tf.sgd(jnp.ones(2))).update(PARAMS, s), r"(?s)fields|shape \(2,\)"),

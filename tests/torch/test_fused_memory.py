@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import trainfn as tf
+import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.executions import run_reference
 from tests.inputs import numbers
@@ -113,6 +114,17 @@ def test_old_memory_is_left_alone() -> None:
     _exchange_states(model)
     model.step(GRADS[1])
     assert all(torch.equal(x, y) for x, y in zip(old, before, strict=True))
+
+
+def test_a_gradient_that_is_refused_once_is_read_again() -> None:
+    """One that shares the parameter's memory goes to another execution; addresses taken before are stale then."""
+    p = torch.nn.Parameter(torch.zeros(4))
+    optimizer = trainfn_torch.Optimizer([p], tf.sgd(lr=1.0), execution="fused")
+    ones = torch.ones(4)
+    for g in (ones, p.detach(), ones):
+        p.grad = g
+        optimizer.step()
+    assert p.tolist() == [-1.0] * 4
 
 
 def test_leaves_that_come_and_go() -> None:

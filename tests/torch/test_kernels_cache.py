@@ -219,6 +219,23 @@ def test_a_broken_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
         compiler.build("this is not C")
 
 
+@pytest.mark.parametrize(("does", "asked"), [("exit 1", 2), ("exec sleep 60", 1)], ids=["fails", "hangs"])
+def test_a_compiler_that_failed_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, does: str, asked: int
+) -> None:
+    """A model has hundreds of parameters; one that hangs is asked about no other kernel either."""
+    script = tmp_path / "mycc"
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit 0\necho called >> {tmp_path}/calls\n{does}\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setattr(compiler, "_PATIENCE", 0.5)
+    for n in (18, 18, 19):
+        with pytest.raises(compiler.CannotBuild):
+            compiler.load(SOURCE % n)
+        expected = asked if n == 18 or does != "exit 1" else 2 * asked
+        assert len((tmp_path / "calls").read_text().split()) == expected
+
+
 def test_flags_the_compiler_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without -march=native a kernel is slower, not absent."""
     monkeypatch.setattr(compiler, "_native", lambda: "-march=unheard-of")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import trainfn as tf
 import trainfn_torch
@@ -245,6 +246,37 @@ def test_exchanged_memory_behind_a_view(execution: str, kind: str) -> None:
     w = odd["w"].detach()
     w = torch.view_as_real(w) if kind == "complex" else w.as_subclass(torch.Tensor)
     assert_same_bits({"w": real["w"].detach()}, {"w": w})
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64, Labelled])
+def test_the_same_memory_laid_out_otherwise(execution: str, kind: Any) -> None:
+    p = torch.zeros(3, 3, dtype=torch.float32 if kind is Labelled else kind)
+    p = torch.nn.Parameter(p.as_subclass(Labelled) if kind is Labelled else p)
+    optimizer = trainfn_torch.Optimizer([p], tf.sgd(lr=1.0, momentum=0.0), execution=execution)
+    for n in range(2):
+        p.grad = torch.arange(9.0).reshape(3, 3).to(p.dtype) * n
+        optimizer.step()
+        if n == 0:
+            p.data = p.data.t()
+            state = optimizer.state[p]["momentum_buffer"]
+            state.data = state.data.t()
+    assert torch.equal(p.detach().as_subclass(torch.Tensor), -torch.arange(9.0).reshape(3, 3).to(p.dtype))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("kind", [torch.float32, torch.complex64, Labelled])
+def test_a_state_given_other_memory(execution: str, kind: Any) -> None:
+    p = torch.zeros(2, dtype=torch.float32 if kind is Labelled else kind)
+    p = torch.nn.Parameter(p.as_subclass(Labelled) if kind is Labelled else p)
+    optimizer = trainfn_torch.Optimizer([p], tf.sgd(lr=1.0, momentum=0.5), execution=execution)
+    for n in range(2):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        state = optimizer.state[p]["momentum_buffer"]
+        if n == 0:
+            state.data = torch.full_like(state, 4.0)
+    assert torch.equal(state.as_subclass(torch.Tensor), torch.full((2,), 2.0, dtype=p.dtype))
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -489,6 +521,29 @@ def test_leaf_functions_that_return_schedules_do_not_split_needlessly() -> None:
     assert [g["param_names"] for g in optimizer.param_groups] == [["weight"], ["bias", "scale"]]
 
 
+def test_schedules_that_differ_in_anything_are_not_one_group() -> None:
+    def made(lr: float) -> Any:
+        @tf.schedule
+        def closed_over(step):  # type: ignore[no-untyped-def]
+            return lr + 0 * step
+
+        return closed_over()
+
+    close = torch.tensor(0.1), torch.tensor(0.10001)  # printed alike
+    for rates in ((made(0.1), made(0.5)), tuple(map(tf.constant, close)), (0.0, -0.0)):
+        optimizer = optimizer_of(parameters(), tf.sgd(lr=lambda leaf, rates=rates: rates[leaf.ndim > 1]))
+        assert len(optimizer.param_groups) == 2
+
+
+def test_groups_changed_by_hand_are_named() -> None:
+    params = parameters()
+    optimizer = optimizer_of(params, tf.sgd(lr=lambda leaf: 0.1 + leaf.ndim))
+    give_gradients(params, 1)
+    optimizer.param_groups.pop()
+    with pytest.raises(ValueError, match="there are 2 parameter groups and 3 were made: add one with add_param_group"):
+        optimizer.step()
+
+
 def test_the_users_own_group_dictionary_is_used() -> None:
     group = {"params": list(parameters().values()), "name": "all"}
     assert trainfn_torch.Optimizer([group], tf.adamw()).param_groups[0] is group
@@ -536,6 +591,20 @@ def test_bad_numbers_put_into_a_group_are_named_and_change_nothing(given: Any, k
 def test_a_bad_number_in_a_tensor_makes_no_optimizer(lr: float) -> None:
     with pytest.raises(ValueError, match=f"lr = {lr} must be at least 0"):
         optimizer_of(parameters(), tf.adamw(lr=torch.tensor(lr)))
+
+
+@pytest.mark.parametrize("lr", [-1.0, math.nan])
+def test_a_number_in_a_tensor_that_turns_bad_is_noticed(lr: float) -> None:
+    params = parameters()
+    rate = torch.tensor(0.1)
+    optimizer = optimizer_of(params, tf.adamw(lr=rate))
+    give_gradients(params, 1)
+    optimizer.step()
+    before = {name: p.detach().clone() for name, p in params.items()}
+    rate.fill_(lr)
+    with pytest.raises(ValueError, match=f"lr = {lr} must be at least 0"):
+        optimizer.step()
+    assert_same_bits(before, {name: p.detach() for name, p in params.items()})
 
 
 def test_a_missing_number_and_a_schedule_put_into_a_group_are_errors() -> None:
@@ -722,6 +791,26 @@ def test_integer_and_expanded_parameters_are_named() -> None:
     wide = torch.nn.Parameter(torch.zeros(1).expand(4))
     with pytest.raises(ValueError, match=r"parameter 'wide' is expanded.*contiguous"):
         optimizer_of({"wide": wide}, tf.adamw())
+
+
+@pytest.mark.parametrize("lazy", [lambda z: z.conj(), lambda z: z.conj().imag], ids=["conjugate", "negative"])
+def test_a_lazy_parameter_is_named(lazy: Any) -> None:
+    p = torch.nn.Parameter(lazy(torch.ones(3, dtype=torch.complex64)))
+    with pytest.raises(ValueError, match=r"'z' is a lazy conjugate or negative .* p.resolve_conj\(\).resolve_neg\(\)"):
+        optimizer_of({"z": p}, tf.adamw())
+
+
+@pytest.mark.parametrize("made", [tf.adamw(lr=DECAY), tf.skip_if_not_finite(tf.adamw())])
+def test_tensors_that_are_shapes_only(made: tf.Rule) -> None:
+    """What a run will need is tried out on them."""
+    for context, device in ((FakeTensorMode(), "cpu"), (nullcontext(), "meta")):
+        with context:
+            p = torch.nn.Parameter(torch.ones(3, device=device))
+            optimizer = optimizer_of({"p": p}, made)
+            for _ in range(2):
+                p.grad = torch.ones(3, device=device)
+                optimizer.step()
+            assert optimizer.state[p]["exp_avg"].device == p.device
 
 
 def test_an_empty_parameter_is_not_expanded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import socket
 import warnings
 from collections.abc import Iterator
@@ -374,6 +375,29 @@ def test_a_compiled_step_after_another_change_of_the_parameters() -> None:
     p.grad = torch.ones(1)
     run()
     assert p.item() == 2.0 * 0.5 - 1.0 + 8.0
+
+
+def test_a_compiled_function_that_assigns_gradients() -> None:
+    """The graph's operations run before its attributes are written."""
+    torch._dynamo.reset()
+    params = [torch.nn.Parameter(torch.full((2,), 4.0)) for _ in range(2)]
+    optimizer = trainfn_torch.Optimizer(params, tf.sgd(lr=1.0))
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def assign_and_step(grads: Any) -> None:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        params[1].grad = None
+        optimizer.step()
+
+    for n in range(2):
+        params[1].grad = torch.full((2,), math.nan)
+        grads = [torch.ones(2), torch.ones(2)]
+        assign_and_step(grads)
+        assert params[0].grad is grads[0]
+        assert params[1].grad is None
+        assert params[0].tolist() == [3.0 - n] * 2
+    assert params[1].tolist() == [4.0] * 2
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Adam", "RAdam"])

@@ -187,6 +187,10 @@ def _bad_number(state: Any) -> None:
         (_renamed, "it lacks bias; this optimizer lacks offset"),
         (_bad_number, "lr = -1.0 must be at least 0"),
         (lambda state: state["param_groups"][0].update(betas=(0.5,)), "must be a tuple of 2"),
+        *(
+            (lambda state, x=x: state["state"][1].update(exp_avg=x), r"'bias': exp_avg is a torch.\w+ tensor of dtype")
+            for x in (torch.zeros(5, dtype=torch.int64), torch.zeros(5) * 1j, torch.zeros(5).to_sparse())
+        ),
     ],
 )
 def test_a_state_that_does_not_fit_is_named_and_changes_nothing(spoil: Any, message: str) -> None:
@@ -194,7 +198,7 @@ def test_a_state_that_does_not_fit_is_named_and_changes_nothing(spoil: Any, mess
     saved = copy.deepcopy(optimizer.state_dict())
     spoil(saved)
     before = snapshot(optimizer)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         optimizer.load_state_dict(saved)
     assert_same_bits(before, snapshot(optimizer))
 
@@ -210,7 +214,22 @@ def test_a_state_of_another_rule_or_option_is_refused() -> None:
         plain.load_state_dict(nesterov.state_dict())
 
 
-@pytest.mark.parametrize("saved", [{}, {"state": {}}, {"model": 1}, [], {"state": {}, "param_groups": [{"lr": 1.0}]}])
+def test_an_empty_group_without_names_is_saved_and_loaded() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = trainfn_torch.Optimizer([{"params": []}, {"params": [p]}], tf.adamw())
+    p.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert float(optimizer.state[p]["step"]) == 1.0
+
+
+NO_STATES = [
+    *({}, {"state": {}}, {"model": 1}, []),
+    *({"state": {}, "param_groups": [{"lr": 1.0}]}, {"state": None, "param_groups": []}),
+]
+
+
+@pytest.mark.parametrize("saved", NO_STATES)
 def test_what_is_no_state_dict_is_refused(saved: Any) -> None:
     _, optimizer = trained(tf.adamw())
     before = snapshot(optimizer)

@@ -65,6 +65,8 @@ class Schedule:
     def _on_numbers(self, step: Any) -> Any:
         from trainfn.reference import evaluate
 
+        if isinstance(step, np.ndarray | np.generic) and step.dtype.kind not in "iuf":
+            raise TypeError(f"{self.name}: a step is a whole number, not {step!r}.")
         whole_curve = isinstance(step, np.ndarray) and step.ndim > 0
         at = step.astype(np.float64) if whole_curve else float(step)
         value = evaluate(self.program, {"step": at, **self.parameters})["value"]
@@ -163,9 +165,16 @@ class _Recorder:
     def __init__(self) -> None:
         self.graph = Graph()
         self.parameters: dict[str, Any] = {}
+        self._known: dict[tuple[int, int], tuple[Any, Schedule]] = {}  # the schedule stays, so that its id is taken
         self.graph.recorder = self  # type: ignore[attr-defined]
 
     def trace(self, schedule: Schedule, step: Any) -> Any:
+        key = id(schedule), step.index
+        if key not in self._known:  # s * s * s would be traced eight times
+            self._known[key] = self._value(schedule, step), schedule
+        return self._known[key][0]
+
+    def _value(self, schedule: Schedule, step: Any) -> Any:
         kinds = _kinds(schedule.function)
         arguments = {k: v if kinds[k] == STATIC else self._argument(k, v) for k, v in schedule.arguments.items()}
         args, kwargs = _spread(schedule.function, arguments)

@@ -48,6 +48,10 @@ class CannotBuild(RuntimeError):
     """No kernel could be made; another execution has to take over."""
 
 
+class TookTooLong(CannotBuild):
+    """The compiler did not come back."""
+
+
 class NoCompiler(CannotBuild):
     """There is no C compiler."""
 
@@ -68,27 +72,38 @@ class Compiler:
 
 def find_compiler() -> Compiler:
     """$CC if it is set, else the first of cc, gcc, clang on the PATH."""
-    return _find_compiler(os.environ.get("CC", ""), os.environ.get("PATH", os.defpath))
+    found = _find_compiler(os.environ.get("CC", ""), os.environ.get("PATH", os.defpath))
+    if isinstance(found, CannotBuild):
+        raise found
+    return found
 
 
 @lru_cache(maxsize=16)
-def _find_compiler(cc: str, path: str) -> Compiler:
+def _find_compiler(cc: str, path: str) -> Compiler | CannotBuild:
     candidates = [shlex.split(cc)] if cc.strip() else [["cc"], ["gcc"], ["clang"]]
     for name, *arguments in candidates:
         program = shutil.which(name, path=path)
         if program is None:
             continue
-        asked = _run([program, *arguments, "--version"])
+        try:
+            asked = _run([program, *arguments, "--version"])
+        except TookTooLong as error:
+            return error
         if asked.returncode == 0:
             return Compiler((program, *arguments), asked.stdout.decode(errors="replace"))
     if cc.strip():
-        raise CannotBuild(f"$CC = {cc!r} is no C compiler that can be run; unset it, or let it name one.")
-    raise NoCompiler
+        return CannotBuild(f"$CC = {cc!r} is no C compiler that can be run; unset it, or let it name one.")
+    return NoCompiler()
+
+
+_PATIENCE = 120.0  # seconds
 
 
 def _run(command: list[str], text: str = "") -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, input=text.encode(), capture_output=True, timeout=120, check=False)
+        return subprocess.run(command, input=text.encode(), capture_output=True, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        raise TookTooLong(f"{command[0]} was still at work after {_PATIENCE:.0f} seconds") from None
     except (OSError, subprocess.SubprocessError) as error:
         return subprocess.CompletedProcess(command, 1, b"", str(error).encode())
 
@@ -195,6 +210,8 @@ def _read(path: Path) -> bytes | None:
 # -- building --------------------------------------------------------------------------------------------------------
 
 _loaded: dict[str, ctypes.CDLL] = {}
+_failed: dict[tuple[str, Compiler], CannotBuild] = {}  # a model has hundreds of leaves: none asks again
+_hanging: dict[Compiler, TookTooLong] = {}
 _lock = threading.Lock()
 
 
@@ -202,7 +219,18 @@ def load(source: str) -> ctypes.CDLL:
     """The shared library made of a C translation unit; raises CannotBuild."""
     with _lock:
         if source not in _loaded:
-            _loaded[source] = _load(source)
+            compiler = find_compiler()
+            failure = _hanging.get(compiler) or _failed.get((source, compiler))
+            if failure is not None:
+                raise failure
+            try:
+                _loaded[source] = _load(source)
+            except TookTooLong as error:
+                _hanging[compiler] = error
+                raise
+            except CannotBuild as error:
+                _failed[source, compiler] = error
+                raise
         return _loaded[source]
 
 
@@ -225,6 +253,8 @@ def build(source: str) -> Path:
                 return find(directory, name) or _compile(source, compiler, flags, directory, name)
             except OSError as error:  # it cannot be written there
                 problems.append(f"{directory}: {error}")
+            except TookTooLong:
+                raise
             except CannotBuild as error:  # it cannot be compiled so
                 problems.append(str(error))
                 break
