@@ -120,8 +120,8 @@ def test_what_is_no_number_does_not_join(other: Any) -> None:
 
 WRITTEN = [
     "constant(value=0.1)",
-    "warmup_cosine(peak=0.003, warmup=100, steps=2000, floor=0.0, start=0.0)",
-    "sequence(linear(start=0.1, stop=1.0, steps=5), step_decay(start=1.0, factor=0.9, every=3), boundaries=[5])",
+    "warmup_cosine(peak=0.003, warmup=100, steps=2000, floor=0.0, start=0.0, power=None)",
+    "sequence(linear(start=0.1, stop=1.0, steps=5), warmup(peak=1.0, steps=3, start=0.5), boundaries=[5])",
     "(warmup(peak=1.0, steps=4, start=0.0) * 0.5) + 1e-05",
     "1 - (linear(start=0, stop=1, steps=4) / 2)",
     "(-2.0) ** constant(value=3)",

@@ -4,6 +4,9 @@
 """
 
 from trainfn_jax import contrib as contrib
+from trainfn_jax import schedules as schedules
+from trainfn_jax.evaluation import evaluate as evaluate
+from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamw as adamw
@@ -11,20 +14,46 @@ from trainfn_jax.optimizers import lion as lion
 from trainfn_jax.optimizers import radam as radam
 from trainfn_jax.optimizers import rmsprop as rmsprop
 from trainfn_jax.optimizers import sgd as sgd
-from trainfn_jax.schedules import evaluate as evaluate
-from trainfn_jax.schedules import evaluate_schedule as evaluate_schedule
+from trainfn_jax.schedules import constant_schedule as constant_schedule
+from trainfn_jax.schedules import cosine_decay_schedule as cosine_decay_schedule
+from trainfn_jax.schedules import cosine_onecycle_schedule as cosine_onecycle_schedule
+from trainfn_jax.schedules import exponential_decay as exponential_decay
+from trainfn_jax.schedules import join_schedules as join_schedules
+from trainfn_jax.schedules import linear_onecycle_schedule as linear_onecycle_schedule
+from trainfn_jax.schedules import linear_schedule as linear_schedule
+from trainfn_jax.schedules import piecewise_constant_schedule as piecewise_constant_schedule
+from trainfn_jax.schedules import piecewise_interpolate_schedule as piecewise_interpolate_schedule
+from trainfn_jax.schedules import polynomial_schedule as polynomial_schedule
+from trainfn_jax.schedules import sgdr_schedule as sgdr_schedule
+from trainfn_jax.schedules import warmup_constant_schedule as warmup_constant_schedule
+from trainfn_jax.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
+from trainfn_jax.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
 from trainfn_jax.transform import transform as transform
 
 __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "constant_schedule",
     "contrib",
+    "cosine_decay_schedule",
+    "cosine_onecycle_schedule",
     "evaluate",
     "evaluate_schedule",
+    "exponential_decay",
+    "join_schedules",
+    "linear_onecycle_schedule",
+    "linear_schedule",
     "lion",
+    "piecewise_constant_schedule",
+    "piecewise_interpolate_schedule",
+    "polynomial_schedule",
     "radam",
     "rmsprop",
     "sgd",
+    "sgdr_schedule",
     "transform",
+    "warmup_constant_schedule",
+    "warmup_cosine_decay_schedule",
+    "warmup_exponential_decay_schedule",
 ]

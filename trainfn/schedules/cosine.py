@@ -45,15 +45,24 @@ def _warmup_is_shorter(peak: Any, warmup: Any, steps: Any, **_: Any) -> None:
 
 
 @schedule(check=_warmup_is_shorter)
-def warmup_cosine(step: Any, *, peak: float, warmup: Count, steps: Span, floor: float = 0.0, start: float = 0.0) -> Any:
-    """A linear warm-up of `warmup` steps from `start` to `peak`, then a cosine to `floor`, reached at step `steps`.
+def warmup_cosine(
+    step: Any,
+    *,
+    peak: float,
+    warmup: Count,
+    steps: Span,
+    floor: float = 0.0,
+    start: float = 0.0,
+    power: float | None = None,
+) -> Any:
+    """A linear warm-up of `warmup` steps from `start` to `peak`, then a `cosine` to `floor`, reached at step `steps`.
 
     `steps` counts the warm-up, as in optax's warmup_cosine_decay_schedule; then `floor`.
     """
     step = maximum(step, 0)
     steps_up = where(warmup > 0, warmup, 1)  # what is not selected must not be NaN either: its derivative would be
     rising = linear.function(step, start=start, stop=peak, steps=steps_up)
-    falling = cosine.function(step - warmup, peak=peak, steps=steps - warmup, floor=floor)
+    falling = cosine.function(step - warmup, peak=peak, steps=steps - warmup, floor=floor, power=power)
     return where(step < warmup, rising, falling)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from trainfn.schedules.schedule import Count, Span, schedule
 from trainfn.schedules.shapes import along
 from trainfn.trace import Static
-from trainfn.verbs import clip, floor, maximum, sqrt, where
+from trainfn.verbs import clip, floor, maximum, minimum, sqrt, where
 
 
 @schedule
@@ -35,15 +35,25 @@ def polynomial(step: Any, *, start: float, stop: float, steps: Span, power: floa
 
 
 @schedule
-def exponential(step: Any, *, start: float, decay: float, steps: Span = 1) -> Any:
-    """start * decay^(step / steps): multiplied by `decay` every `steps` steps, continuously and without end."""
-    return start * decay ** (maximum(step, 0) / steps)
+def exponential(step: Any, *, start: float, decay: float, steps: Span = 1, limit: float | None = None) -> Any:
+    """start * decay^(step / steps): multiplied by `decay` every `steps` steps, continuously, without end or to `limit`.
+
+    The limit is a lower one where decay < 1, else an upper one.
+    """
+    return _within(limit, decay, start * decay ** (maximum(step, 0) / steps))
 
 
 @schedule
-def step_decay(step: Any, *, start: float, factor: float, every: Span) -> Any:
-    """start * factor^floor(step / every): multiplied by `factor` after every `every` steps, at once, without end."""
-    return start * factor ** floor(maximum(step, 0) / every)
+def step_decay(step: Any, *, start: float, factor: float, every: Span, limit: float | None = None) -> Any:
+    """start * factor^floor(step / every): multiplied by `factor` after every `every` steps, without end or to `limit`.
+
+    The limit is a lower one where factor < 1, else an upper one.
+    """
+    return _within(limit, factor, start * factor ** floor(maximum(step, 0) / every))
+
+
+def _within(limit: Any, factor: Any, value: Any) -> Any:
+    return value if limit is None else where(factor < 1, maximum(value, limit), minimum(value, limit))
 
 
 def _milestones_in_order(start: Any, factor: Any, milestones: Any) -> None:
