@@ -27,7 +27,11 @@ def linear(step: Any, *, start: float, stop: float, steps: float) -> Any:
 
 @schedule
 def warmup(step: Any, *, peak: float, steps: float, start: float = 0.0) -> Any:
-    """A straight line from `start` to `peak` over `steps` steps, then `peak`."""
+    """A straight line from `start` to `peak` over `steps` steps, then `peak`.
+
+    At step 0, the first update, it is `start`: with 0 that update moves nothing.  A warm-up that is peak / steps there
+    and `peak` at step steps - 1, as (t + 1) / steps in a LambdaLR, has start = peak / steps and one step less.
+    """
     x = clip(step, 0, steps) / steps
     return (1 - x) * start + x * peak
 
@@ -100,7 +104,7 @@ def warmup_cosine(
 ) -> Any:
     """A linear warm-up of `warmup` steps from `start` to `peak`, then a cosine to `floor`, reached at step `steps`.
 
-    `steps` counts the warm-up, as in optax's warmup_cosine_decay_schedule; then `floor`.
+    `steps` counts the warm-up, as in optax's warmup_cosine_decay_schedule; then `floor`.  The first update has `start`.
     """
     step = maximum(step, 0)
     steps_up = where(warmup > 0, warmup, 1)  # what is not selected must not be NaN either: its derivative would be
