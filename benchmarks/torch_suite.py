@@ -92,6 +92,36 @@ def unscale_clip_adamw() -> dict[str, str]:
     )
 
 
+FUSED_UPSTREAM: Sequence[tuple[str, tf.Rule, Any, dict[str, Any]]] = (
+    ("SGD with momentum, fused", tf.sgd(momentum=0.9), torch.optim.SGD, {"momentum": 0.9}),
+    ("Adam, fused", tf.adam(), torch.optim.Adam, {}),
+    ("Adagrad, fused", tf.adagrad(), torch.optim.Adagrad, {}),
+)
+
+
+def _fused(name: str, rule: tf.Rule, make: Any, hyper: dict[str, Any]) -> Callable[[], dict[str, str]]:
+    """The others that torch has fused on the CPU."""
+
+    def measured() -> dict[str, str]:
+        ratio = compare(_ours(rule), _theirs(make, fused=True, **hyper), pairs=20, seconds=15)
+        return row(name, f"torch {make.__name__}(fused=True)", str(ratio), "no target", "-")
+
+    measured.__name__ = name.partition(",")[0].replace(" ", "_").lower() + "_fused"
+    return measured
+
+
+def _slower(execution: str, foreach: bool) -> Callable[[], dict[str, str]]:
+    """What runs where there is no compiler, on accelerators for now, and for tensors that the kernels do not take."""
+
+    def measured() -> dict[str, str]:
+        ours = trainfn_torch.Optimizer(_parameters(TRANSFORMER), tf.adamw(), execution=execution).step
+        ratio = compare(ours, _theirs(torch.optim.AdamW, foreach=foreach), pairs=12, warmup=2)
+        return row(f"AdamW, execution = {execution}", f"torch AdamW(foreach={foreach})", str(ratio), "no target", "-")
+
+    measured.__name__ = execution
+    return measured
+
+
 # What a foreach implementation moves for each parameter, in words: one pass for each _foreach_ call.
 ELEMENTWISE: Sequence[tuple[str, tf.Rule, Any, dict[str, Any], int]] = (
     ("SGD with momentum", tf.sgd(momentum=0.9), torch.optim.SGD, {"momentum": 0.9}, 3 + 3 + 2),
@@ -201,7 +231,10 @@ def _status(key: str) -> int:
 ROWS: tuple[Callable[[], dict[str, str]], ...] = (
     adamw_fused,
     unscale_clip_adamw,
+    *(_fused(*case) for case in FUSED_UPSTREAM),
     *(_elementwise(*case) for case in ELEMENTWISE),
+    _slower("foreach", foreach=True),
+    _slower("single", foreach=False),
     many_small_tensors,
     looking_at_small_tensors,
     bandwidth,

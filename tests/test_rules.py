@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import pickle
+import pydoc
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,8 +116,10 @@ def test_a_rule_is_not_run_by_its_methods(name: str) -> None:
         tf.adamw().hypre  # noqa: B018
 
 
-def test_a_definition_has_a_short_repr() -> None:
-    assert repr(tf.adamw) == "<definition of adamw>"
+def test_a_definition_shows_what_it_takes() -> None:
+    assert repr(tf.adam) == "<rule adam(lr=0.001, b1=0.9, b2=0.999, eps=1e-08)>"
+    assert str(inspect.signature(tf.skip_if_not_finite)) == "(inner)"
+    assert "(lr=0.001, b1=0.9" in pydoc.render_doc(tf.adam)
 
 
 class Unresolved(NamedTuple):
@@ -165,7 +169,7 @@ def test_a_rule_is_tried_by_hand_as_its_decorator_says() -> None:
 
 
 def test_bad_definitions() -> None:
-    with pytest.raises(TypeError, match=r"positional parameters are .* not lr"):
+    with pytest.raises(TypeError, match=r"lr is nothing a rule can ask for.* Hyperparameters stand after"):
         tf.rule(lambda g, lr: g)
     with pytest.raises(TypeError, match="annotate `state`"):
         tf.rule(lambda state, g: (g, state))

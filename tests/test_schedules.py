@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import pickle
 import warnings
@@ -13,7 +14,7 @@ import pytest
 
 import trainfn as tf
 from tests.catalogue import SCHEDULES, ScheduleRow
-from trainfn.verbs import cos, maximum, where
+from trainfn.verbs import cos, maximum, minimum, where
 
 STEPS = np.arange(-1, 120)
 
@@ -110,6 +111,27 @@ def test_schedules_and_numbers_are_joined_by_arithmetic() -> None:
     assert (lr * 2).program == (lr * 3).program
 
 
+def test_a_scheduler_that_calls_one_is_saved_without_it() -> None:
+    """LambdaLR saves and overwrites the `__dict__` of a callable object."""
+    torch = pytest.importorskip("torch")
+
+    def scheduler(peak: float) -> Any:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, 2 * tf.warmup_cosine(peak, warmup=10, steps=100))
+
+    file = io.BytesIO()
+    torch.save(scheduler(0.5).state_dict(), file)
+    file.seek(0)
+    loading = scheduler(0.25)
+    loading.load_state_dict(torch.load(file, weights_only=True))
+    assert loading.lr_lambdas[0](10) == 0.5
+
+
+def test_a_verb_on_a_schedule_says_how_to_write_one() -> None:
+    with pytest.raises(TypeError, match=r"minimum was given warmup\(.*put @trainfn.schedule above a function"):
+        minimum(tf.warmup(1.0, 10), 0.5)
+
+
 @pytest.mark.parametrize("other", ["2", None, [1.0], np.ones(2), lambda step: step, True])
 def test_what_is_no_number_does_not_join(other: Any) -> None:
     with pytest.raises(TypeError, match=r"unsupported operand|sequence|does not support"):
@@ -140,7 +162,14 @@ def test_the_repr_is_what_was_written(written: str) -> None:
 @pytest.mark.parametrize(
     ("make", "formulas"),
     [
-        (lambda: tf.constant(0.1), ["constant(value=0.1)", "  value = 0.1"]),
+        (
+            lambda: tf.linear(0.5, 0.125, 30),
+            [
+                "linear(start=0.5, stop=0.125, steps=30)",
+                "  t7 = minimum(maximum(step, 0), steps)/steps",
+                "  value = (1 - t7)*start + t7*stop",
+            ],
+        ),
         (
             lambda: tf.linear(0.5, 0.125, 30) + 2,
             [

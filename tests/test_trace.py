@@ -223,7 +223,7 @@ def test_verbs_take_plain_numbers() -> None:
     assert verbs.isfinite(math.inf) is False
 
 
-@pytest.mark.parametrize("x", ["4", np.ones(3), tf.constant(4.0), None])
+@pytest.mark.parametrize("x", ["4", np.ones(3), tf.constant, None])
 def test_verbs_refuse_what_is_no_number(x: Any) -> None:
     with pytest.raises(TraceError, match="sqrt takes what a rule is given and Python numbers"):
         verbs.sqrt(x)

@@ -358,15 +358,18 @@ def update(
     return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
 
 
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
 def _check_model(rule: Rule, params: Mapping[str, Any]) -> None:
     if not isinstance(rule, Rule):
         raise TypeError(f"a rule with its hyperparameters is due, such as adamw(lr=1e-3), not {rule!r}.")
     if not isinstance(params, Mapping):
         raise TypeError(f"params is a dictionary of numpy arrays by name, not {params!r}.")
     for name, p in params.items():
-        if not isinstance(p, np.ndarray | np.generic) or p.dtype.kind in "biucOSU":
+        if not isinstance(p, np.ndarray | np.generic) or p.dtype.name not in _DTYPES:
             what = f"of dtype {p.dtype}" if hasattr(p, "dtype") else f"a {type(p).__name__}"
-            raise TypeError(f"parameter {name!r} is {what}; it must be a numpy array of floating-point numbers.")
+            raise TypeError(f"parameter {name!r} is {what}; it must be a numpy array of {', '.join(_DTYPES)}.")
 
 
 def _check_fit(state: State, grads: Mapping[str, Any], params: Mapping[str, Any]) -> None:

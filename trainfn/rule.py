@@ -130,8 +130,16 @@ class Definition:
     def __deepcopy__(self, memo: object) -> Definition:
         return self
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What a call takes: for `help` and editors."""
+        kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        inner = [inspect.Parameter("inner", kind)] if "inner" in self.positional else []
+        hyper = [inspect.Parameter(name, kind, default=default) for name, default in self.defaults.items()]
+        return inspect.Signature([*inner, *hyper])
+
     def __repr__(self) -> str:
-        return f"<definition of {self.name}>"
+        return f"<rule {self.name}{self.__signature__}>"
 
     def __call__(self, *args: Any, **hyper: Any) -> Rule:
         """Bind hyperparameters; positional ones in the order of the definition, after the inner rule if it has one."""
@@ -361,8 +369,9 @@ def rule(function: Callable[..., Any]) -> Definition:
     unknown = [n for n in positional if n not in POSITIONAL]
     if unknown:
         raise TypeError(
-            f"rule {name}: positional parameters are {', '.join(POSITIONAL)}, not {', '.join(unknown)}. "
-            "Hyperparameters stand after `*`."
+            f"rule {name}: {', '.join(unknown)} is nothing a rule can ask for, which is step, state, g, p and value, "
+            "the loss; of a gradient scaler grad_scale and found_inf; around another rule inner. Hyperparameters "
+            "stand after `*`."
         )
     hints = _hints(name, function)
     keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

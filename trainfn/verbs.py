@@ -239,6 +239,11 @@ def _call(op: str, *operands: Any) -> Any:
     from trainfn.reference import evaluate_numbers
 
     for x in operands:
+        if type(x).__name__ == "Schedule":
+            raise TraceError(
+                f"{op} was given {x!r}: schedules are joined by + - * / and **. For more write one: put "
+                "@trainfn.schedule above a function of the step, in which verbs stand."
+            )
         if not isinstance(x, numbers.Real | np.bool_):
             raise TraceError(f"{op} takes what a rule is given and Python numbers, not {x!r} ({type(x).__name__}).")
     return evaluate_numbers(op, *operands)

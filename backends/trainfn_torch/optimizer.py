@@ -41,7 +41,8 @@ class Optimizer(torch.optim.Optimizer):
     params: as for torch.optim: tensors, (name, tensor) pairs or groups, which may set any hyperparameter.
     rule: a rule with its hyperparameters, such as `adamw(lr=1e-3)` or a chain.
     maximize: ascend instead of descend.
-    execution: how the arithmetic is done, `"fused"`, `"foreach"` or `"single"`; None takes the fastest that applies.
+    execution: how the arithmetic is done, `"fused"`, `"foreach"` or `"single"`, the slowest; None takes the fastest
+        that applies.  A parameter that the chosen one does not take goes to the next slower one, with the same bits.
     unscales: whether `step` does what a GradScaler asks, in the same pass and without waiting for the device; with
         False the scaler unscales the gradients itself, as some training loops that clip in between insist on.
     fixed: what stands in torch's groups and is decided here when the rule is made (`nesterov`, a momentum of 0), so
@@ -66,6 +67,8 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(
                 f"an Optimizer takes a rule with its hyperparameters, such as adamw(lr=1e-3), not {rule!r}.{hint}"
             )
+        if isinstance(params, torch.nn.Module):
+            raise TypeError("an Optimizer takes parameters, not a module: give it model.named_parameters().")
         executions.check(execution)
         self.rule = rule
         self.execution = execution
@@ -349,7 +352,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state saved by this rule or by its namesake in torch.optim; `trainfn_torch.checkpoint` says how."""
-        state_dict = state_dict.copy()
+        state_dict = state_dict.copy() if isinstance(state_dict, dict) else state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             if replaced is not None:

@@ -1,6 +1,6 @@
 """Every number of the experiment, in one immutable object that is passed to whoever needs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config:
     max_norm: float = 1.0
 
     # What the demo does besides training.
-    recorded: int = 30  # updates whose gradients are kept for the replay
+    recorded: int = 30  # updates, evenly spread over the run, whose gradients are kept for the replay
     timed_pairs: int = 40  # interleaved pairs of timings for each comparison
     sample_length: int = 400
     temperature: float = 0.5
@@ -36,3 +36,14 @@ class Config:
             raise ValueError(f"width={self.width} must be a multiple of heads={self.heads}")
         if not 0 < self.recorded <= self.updates:
             raise ValueError(f"recorded={self.recorded} must lie between 1 and updates={self.updates}")
+
+    def is_recorded(self, update: int) -> bool:
+        """Whether the gradients of an update are kept."""
+        number, left = divmod(update, self.updates // self.recorded)
+        return left == 0 and number < self.recorded
+
+    @property
+    def replayed(self) -> "Config":
+        """The same recipe for the recorded updates: its schedule from warm-up to floor in as many steps."""
+        warmup = max(1, self.warmup * self.recorded // self.updates)
+        return replace(self, updates=self.recorded, warmup=warmup)

@@ -88,7 +88,7 @@ def run(config: Config, show: PlainTerminal) -> Results:
     show.heading("What is promised to be the same, bit by bit")
     rates = compare_learning_rates(config, torch_run, flax_run)
     show.check(rates.check)
-    replay = replay_everywhere(config, corpus, initial, torch_run.gradients)
+    replay = replay_everywhere(config.replayed, corpus, initial, torch_run.gradients)
     for check in replay.checks:
         show.check(check)
     show.line(
@@ -104,8 +104,8 @@ def run(config: Config, show: PlainTerminal) -> Results:
     )
     for r in (torch_run, flax_run):
         show.line(
-            f"{r.framework:8} loss {r.loss[0]:.3f} -> {np.mean(r.loss[-20:]):.3f}, on held-out text "
-            f"{r.held_out_loss:.3f}, {1e3 * r.seconds_per_update:.0f} ms an update"
+            f"{r.framework:8} loss {r.loss[0]:.3f} -> {np.mean(r.loss[-20:]):.3f} (mean of the last 20), "
+            f"on held-out text {r.held_out_loss:.3f}, {1e3 * r.seconds_per_update:.0f} ms an update"
         )
 
     show.heading(f"Time of an optimizer step, {config.timed_pairs} interleaved pairs")

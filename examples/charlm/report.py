@@ -119,11 +119,11 @@ def _replay(r: Results) -> str:
     )
     return f"""
 <h2>2. The same gradients give the same updates and the same state</h2>
-<p>The gradients of the PyTorch run's first {ours.updates} updates were recorded and replayed through the recipe
-in PyTorch, in JAX under <code>jit</code>, and in numpy, which defines what a recipe means. PyTorch keeps a linear
-layer's weight as out &times; in, flax as in &times; out; each got the gradients in its own layout. After every
-update everything the optimizers hold was compared as integers: {ours.total_differing:,} of
-{ours.total_words:,} words differ between PyTorch and JAX.</p>
+<p>The gradients of {ours.updates} updates, evenly spread over the PyTorch run, were recorded and replayed through the
+recipe, its schedule shortened to as many steps, in PyTorch, in JAX under <code>jit</code>, and in numpy, which
+defines what a recipe means. PyTorch keeps a linear layer's weight as out &times; in, flax as in &times; out; each got
+the gradients in its own layout. After every update everything the optimizers hold was compared as integers:
+{ours.total_differing:,} of {ours.total_words:,} words differ between PyTorch and JAX.</p>
 {_figure("replay", r, caption)}
 <table>
 <tr><th>values that differ, summed<br>over {ours.updates} updates</th><th class="n">values<br>per update</th>

@@ -17,7 +17,7 @@ class Run:
     loss: list[float] = field(default_factory=list)  # of each update's batch, before the update
     lr: list[float] = field(default_factory=list)  # the learning rate the optimizer itself held at that update
     seconds: list[float] = field(default_factory=list)  # per update, with its forward and backward pass
-    gradients: list[Named] = field(default_factory=list)  # of the first updates, if they were asked for
+    gradients: list[Named] = field(default_factory=list)  # of the recorded updates, if they were asked for
     weights: Named = field(default_factory=dict)  # at the end
     held_out_loss: float = float("nan")  # at the end, on text never trained on
 

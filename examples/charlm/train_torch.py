@@ -40,7 +40,7 @@ def train(config: Config, corpus: Corpus, initial: Named, on_update: OnUpdate) -
         loss = model_torch.loss(model, inputs, targets)
         optimizer.zero_grad()
         loss.backward()
-        if step < config.recorded:
+        if config.is_recorded(step):
             run.gradients.append(numpy_of((name, p.grad) for name, p in model.named_parameters() if p.grad is not None))
         run.lr.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()

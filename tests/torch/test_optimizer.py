@@ -784,6 +784,11 @@ def test_a_rule_without_its_hyperparameters_is_no_rule() -> None:
         trainfn_torch.Optimizer([torch.nn.Parameter(torch.ones(2))], tf.adamw)  # type: ignore[arg-type]
 
 
+def test_a_module_is_no_parameters() -> None:
+    with pytest.raises(TypeError, match=r"give it model.named_parameters\(\)"):
+        trainfn_torch.Optimizer(torch.nn.Linear(2, 2), tf.adamw())
+
+
 def test_integer_and_expanded_parameters_are_named() -> None:
     counts = torch.zeros(3, dtype=torch.int64)
     with pytest.raises(TypeError, match=r"parameter 'counts' has dtype torch.int64.*Leave it out"):

@@ -224,7 +224,7 @@ def test_an_empty_group_without_names_is_saved_and_loaded() -> None:
 
 
 NO_STATES = [
-    *({}, {"state": {}}, {"model": 1}, []),
+    *({}, {"state": {}}, {"model": 1}, [], None),
     *({"state": {}, "param_groups": [{"lr": 1.0}]}, {"state": None, "param_groups": []}),
 ]
 

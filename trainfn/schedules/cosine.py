@@ -57,7 +57,7 @@ def warmup_cosine(
 ) -> Any:
     """A linear warm-up of `warmup` steps from `start` to `peak`, then a `cosine` to `floor`, reached at step `steps`.
 
-    `steps` counts the warm-up, as in optax's warmup_cosine_decay_schedule; then `floor`.
+    `steps` counts the warm-up, as in optax's warmup_cosine_decay_schedule; then `floor`.  The first update has `start`.
     """
     step = maximum(step, 0)
     steps_up = where(warmup > 0, warmup, 1)  # what is not selected must not be NaN either: its derivative would be

@@ -40,6 +40,8 @@ class Schedule:
     """
 
     __array_ufunc__ = None  # np.float64(2) * schedule is ours
+    # torch's LambdaLR saves the `__dict__` of what it is given, and overwrites it when it loads: that is empty.
+    __slots__ = ("__dict__", "__weakref__", "_at", "_numbers", "arguments", "function", "name", "parameters", "program")
 
     def __init__(self, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
         self.name = name
@@ -49,6 +51,9 @@ class Schedule:
         value = recorder.trace(self, recorder.graph.input("step", Sort.SCALAR))
         self.program: Program = recorder.graph.program({"value": value})
         self.parameters: dict[str, Any] = recorder.parameters
+        self._at = _compiled(self.program)
+        is_known = all(isinstance(x, float) for x in recorder.parameters.values())
+        self._numbers: dict[str, float] | None = recorder.parameters if is_known else None
 
     def __call__(self, step: Any) -> Any:
         """The value at `step`, which counts from 0."""
@@ -67,6 +72,8 @@ class Schedule:
 
         if isinstance(step, np.ndarray | np.generic) and step.dtype.kind not in "iuf":
             raise TypeError(f"{self.name}: a step is a whole number, not {step!r}.")
+        if self._numbers is not None and isinstance(step, int | float):
+            return self._at({"step": float(step), **self._numbers})[0]
         whole_curve = isinstance(step, np.ndarray) and step.ndim > 0
         at = step.astype(np.float64) if whole_curve else float(step)
         value = evaluate(self.program, {"step": at, **self.parameters})["value"]
@@ -82,7 +89,9 @@ class Schedule:
     def __str__(self) -> str:
         from trainfn.formulas import formulas_of_numbers
 
-        return "\n".join([repr(self), *(f"  {line}" for line in formulas_of_numbers(self.program, self.parameters))])
+        is_plain = self.parameters.keys() <= self.arguments.keys()  # the first line says what each letter stands for
+        lines = formulas_of_numbers(self.program, {} if is_plain else self.parameters)
+        return "\n".join([repr(self), *(f"  {line}" for line in lines)])
 
     def __reduce__(self) -> Any:
         """Pickled by reference to its family, as functions are, with its parameters."""
@@ -133,6 +142,12 @@ class Schedule:
 
     def __neg__(self) -> Any:
         return _combine(-1.0, "*", self)
+
+
+def _compiled(program: Program) -> Callable[[Mapping[str, float]], tuple[float, ...]]:
+    from trainfn.reference import compiled
+
+    return compiled(program)
 
 
 def _as_operand(x: Any, sign: str) -> str:

@@ -14,7 +14,11 @@ from trainfn.verbs import clip, exp, maximum, sqrt, where
 
 @schedule
 def warmup(step: Any, *, peak: float, steps: Span, start: float = 0.0) -> Any:
-    """A straight line from `start` to `peak` over `steps` steps, then `peak`."""
+    """A straight line from `start` to `peak` over `steps` steps, then `peak`.
+
+    At step 0, the first update, it is `start`: with 0 that update moves nothing.  A warm-up that is peak / steps there
+    and `peak` at step steps - 1, as (t + 1) / steps in a LambdaLR, has start = peak / steps and one step less.
+    """
     x = clip(step, 0, steps) / steps
     return (1 - x) * start + x * peak
 
