@@ -88,6 +88,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     trees.check_floating(name, "a parameter", dtype)
     leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
     compute = arrays.compute_dtype(dtype)
+    _check_axes(rule, leaf, dtype)
     program = with_pins(lower(rule.init_program(leaf)))
     arguments = Arguments(count=jnp.zeros((), jnp.int32))
     setting = arguments.setting(rule, Leaf(name, np.shape(p)))
@@ -226,6 +227,11 @@ def _check_state(rule: Rule, state: Any) -> None:
         )
 
 
+def _check_axes(rule: Rule, leaf: Leaf, dtype: Any) -> None:
+    if np.issubdtype(dtype, np.complexfloating) and not rule.program(leaf).is_elementwise:
+        raise TypeError(f"leaf {leaf.name!r} is complex, and {rule.name} works along the axes of real arrays.")
+
+
 def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
     trees.check_floating(leaf.name, "a gradient", jnp.result_type(x.g))
     if x.p is not None:
@@ -234,8 +240,7 @@ def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
     elif "p" in update_program(rule, leaf).inputs(Sort.ARRAY):
         raise ValueError(f"{rule.name} reads the parameters: call update(gradients, state, params).")
     others = rule.state_shapes(leaf)
-    if not rule.program(leaf).is_elementwise and np.issubdtype(jnp.result_type(x.g), np.complexfloating):
-        raise TypeError(f"leaf {leaf.name!r} is complex, and {rule.name} works along the axes of real arrays.")
+    _check_axes(rule, leaf, jnp.result_type(x.g))
     for f in rule.fields_of(leaf):
         if f.is_of_model:
             continue
