@@ -19,7 +19,7 @@ from tests.torch.optimizer_runs import EXECUTIONS, Reference, give_gradients, pa
 from trainfn.rule import rule
 from trainfn.schedules import linear
 from trainfn.trace import Array, LeafScalar, ModelPair, ModelScalar
-from trainfn.verbs import apply_if, global_norm, global_sum, leaf_max
+from trainfn.verbs import apply_if, global_norm, global_sum, leaf_max, where
 
 DECAY = linear(start=0.1, stop=0.0, steps=10)
 BY_SHAPE = tf.adamw(weight_decay=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0)
@@ -88,6 +88,16 @@ def test_the_largest_of_no_numbers(execution: str) -> None:
     expected.step(params)
     expected.check(optimizer, params)
     assert float(optimizer.state[params["empty"]]["largest"]) == -math.inf
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_sum_over_leaves_that_hold_infinities_of_both_signs(execution: str) -> None:
+    made = rule(lambda g: -g * where(global_sum(g) == 0.0, 1.0, 2.0))()
+    params = {name: torch.nn.Parameter(torch.zeros(1)) for name in "ab"}
+    optimizer = optimizer_of(params, made, execution=execution)
+    params["a"].grad, params["b"].grad = torch.tensor([math.inf]), torch.tensor([-math.inf])
+    optimizer.step()
+    assert [p.item() for p in params.values()] == [-math.inf, math.inf]
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
