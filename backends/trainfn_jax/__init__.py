@@ -7,7 +7,12 @@ from trainfn_jax import contrib as contrib
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamw as adamw
+from trainfn_jax.optimizers import fromage as fromage
+from trainfn_jax.optimizers import lamb as lamb
+from trainfn_jax.optimizers import lars as lars
 from trainfn_jax.optimizers import lion as lion
+from trainfn_jax.optimizers import novograd as novograd
+from trainfn_jax.optimizers import polyak_sgd as polyak_sgd
 from trainfn_jax.optimizers import radam as radam
 from trainfn_jax.optimizers import rmsprop as rmsprop
 from trainfn_jax.optimizers import sgd as sgd
@@ -22,7 +27,12 @@ __all__ = [
     "contrib",
     "evaluate",
     "evaluate_schedule",
+    "fromage",
+    "lamb",
+    "lars",
     "lion",
+    "novograd",
+    "polyak_sgd",
     "radam",
     "rmsprop",
     "sgd",
