@@ -53,6 +53,20 @@ def test_estimates_survive_gradients_that_are_zero(rule: tf.Rule) -> None:
     assert all(np.isfinite(u).all() and (u < 0).all() for u in updates)
 
 
+@pytest.mark.parametrize(("bound", "ratio"), [({}, 4.0), ({"max_param_norm": 6.0}, 3.0), ({"max_ratio": 2.5}, 2.5)])
+def test_lambs_ratio_is_bounded(bound: dict[str, float], ratio: float) -> None:
+    """|p| is 8 and |u| is 2."""
+    (updates,) = _updates(tf.lamb(lr=1.0, eps=0.0, **bound), {"p": 4 * ONES}, {"p": ONES})
+    np.testing.assert_allclose(updates["p"], -ratio, rtol=1e-6)
+
+
+def test_dog_begins_with_its_distance() -> None:
+    """r / |g|, |g| being 2."""
+    for start, share in (("distance", 1.0), ("heuristic", 3.0)):
+        (updates,) = _updates(tf.dog(start=start, start_value=0.5, eps=0.0), {"p": ONES}, {"p": ONES})
+        assert set(updates["p"]) == {-0.25 * share}
+
+
 def test_dog_begins_with_its_learning_rate() -> None:
     rule = tf.dog(start="learning_rate", start_value=0.25)
     waited, begun = _updates(rule, {"p": ZERO}, {"p": ZERO}, {"p": ONES})

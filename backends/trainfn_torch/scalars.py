@@ -7,7 +7,9 @@ for a device.  A whole curve of steps is a float64 tensor.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +137,7 @@ def on(device: torch.device, x: Any) -> torch.Tensor:
 def combine(op: str, parts: Sequence[Any]) -> Any:
     """A reduction over the model from its leaves' parts, whose sums are exact in any order."""
     if all(is_host(x) for x in parts):
-        return math.fsum(parts) if op.startswith("sum") else _largest(parts)
+        return functools.reduce(operator.add, parts) if op.startswith("sum") else _largest(parts)
     device = next(x.device for x in parts if isinstance(x, torch.Tensor))
     together = torch.stack([on(device, x) for x in parts])
     return together.sum() if op.startswith("sum") else together.amax()

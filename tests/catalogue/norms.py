@@ -31,9 +31,8 @@ ROWS: tuple[Row, ...] = (
         lr=1e-2,
         weight_decay=0.1,
         optax=Namesake("lamb", {"learning_rate": 1e-2, "weight_decay": 0.1}),
-        edges={"b1": (0.0,), "eps": (0.0,)},
+        edges={"eps": (0.0,)},
     ),
-    row(tf.lamb, "lamb_bounded", lr=1e-2, max_param_norm=1.5, max_ratio=1.2),
     row(
         tf.lars,
         lr=0.1,
@@ -100,7 +99,6 @@ ROWS: tuple[Row, ...] = (
         start_value=0.1,
         optax=Namesake("contrib.dog", {"learning_rate": 0.5, "init_step": ("learning_rate", 0.1)}),
     ),
-    row(tf.dog, "dog_distance", start="distance", start_value=0.1),
     row(
         tf.dowg,
         lr=0.5,
@@ -115,7 +113,7 @@ ROWS: tuple[Row, ...] = (
         weight_decay=0.1,
         adapt_lower_bound=True,
         optax=Namesake("contrib.momo", {"lower_bound": 0.3, "weight_decay": 0.1, "adapt_lower_bound": True}),
-        edges={"adapt_lower_bound": (False,), "b1": (0.0,)},
+        edges={"adapt_lower_bound": (False,)},
     ),
     row(
         tf.momo_adam,
@@ -127,7 +125,7 @@ ROWS: tuple[Row, ...] = (
             "contrib.momo_adam",
             {"learning_rate": 0.3, "lower_bound": 0.3, "weight_decay": 0.1, "adapt_lower_bound": True},
         ),
-        edges={"adapt_lower_bound": (False,), "b2": (0.0,)},
+        edges={"adapt_lower_bound": (False,)},
     ),
     row(
         tf.polyak_sgd,
