@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from tests.catalogue import ROWS, Namesake, Row
-from tests.inputs import numbers
+from tests.executions import extras
+from tests.inputs import loss, numbers
 from trainfn import reference
 
 STEPS = 100
@@ -41,8 +42,8 @@ def _ours(row: Row, params: Model, grads: Sequence[Model]) -> list[Model]:
     rule = row.rule()
     state = reference.init(rule, params)
     path = []
-    for g in grads:
-        updates, state = reference.update(rule, state, g, params)
+    for n, g in enumerate(grads):
+        updates, state = reference.update(rule, state, g, params, **extras(rule, n))
         params = {k: p + updates[k] for k, p in params.items()}
         path.append(params)
     return path
@@ -81,17 +82,20 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
     with jax.enable_x64(params["w"].dtype == np.float64):
         links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
         tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
+        if namesake.around:
+            wrapper, hyper = namesake.around
+            tx = attrgetter(wrapper)(optax)(tx, **hyper)
         params = {k: jax.numpy.asarray(p) for k, p in params.items()}
         state = tx.init(params)
 
         @jax.jit
-        def step(params: Any, state: Any, g: Any) -> Any:
-            updates, state = tx.update(g, state, params)
+        def step(params: Any, state: Any, g: Any, value: float) -> Any:
+            updates, state = tx.update(g, state, params, value=value)
             return optax.apply_updates(params, updates), state
 
         path = []
-        for g in grads:
-            params, state = step(params, state, g)
+        for n, g in enumerate(grads):
+            params, state = step(params, state, g, loss(n))
             path.append({k: np.asarray(p) for k, p in params.items()})
     return path
 

@@ -19,12 +19,14 @@ import pytest
 import trainfn as tf
 import trainfn.rules
 from tests.catalogue import ROWS, Namesake
-from tests.inputs import numbers
+from tests.inputs import loss, numbers
 from trainfn.rule import Definition
 
 SHAPES = {"w": (4, 3), "b": (3,)}
 # What chooses between torch's implementations.
 NOT_TAKEN = {"foreach", "fused", "capturable", "differentiable"}
+# How optax and rules count updates, or whether there were any.
+COUNTS = {"count", "t", "is_init_step"}
 
 
 def _defined() -> dict[str, Definition]:
@@ -158,13 +160,15 @@ def test_optaxs_states(namesake: Namesake) -> None:
 
     params = {k: numbers(i, shape) for i, (k, shape) in enumerate(SHAPES.items())}
     theirs, ours = (make(**namesake.hyper).init(params) for make in _optax_pair(namesake))
-    their_fields = {
-        key.name
-        for path, leaf in jax.tree_util.tree_leaves_with_path(theirs)
-        for key in path
-        if isinstance(key, jax.tree_util.GetAttrKey) and leaf.ndim
-    }
-    our_fields = {name for name in ours._fields if name != "count" and jax.tree.leaves(getattr(ours, name))}
+    their_fields, our_fields = (
+        {
+            key.name
+            for path, _ in jax.tree_util.tree_leaves_with_path(state)
+            for key in path
+            if isinstance(key, jax.tree_util.GetAttrKey) and key.name not in COUNTS
+        }
+        for state in (theirs, ours)
+    )
     assert our_fields == their_fields, (
         f"{namesake.name}: optax calls its state {sorted(their_fields)} and here it is {sorted(our_fields)}: translate "
         "it in STATE, backends/trainfn_jax/vocabulary.py."
@@ -181,7 +185,7 @@ def test_optaxs_updates(namesake: Namesake) -> None:
         state, own = theirs.init(params), ours.init(params)
         for n in range(1, 4):
             grads = {k: numbers(10 * n + i, shape).astype(float) for i, (k, shape) in enumerate(SHAPES.items())}
-            expected, state = theirs.update(grads, state, params)
-            updates, own = ours.update(grads, own, params)
+            expected, state = theirs.update(grads, state, params, value=loss(n))
+            updates, own = ours.update(grads, own, params, value=loss(n))
             for k in SHAPES:
                 np.testing.assert_allclose(updates[k], expected[k], atol=1e-12, rtol=1e-12, err_msg=namesake.name)

@@ -10,7 +10,12 @@ from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamw as adamw
+from trainfn_jax.optimizers import fromage as fromage
+from trainfn_jax.optimizers import lamb as lamb
+from trainfn_jax.optimizers import lars as lars
 from trainfn_jax.optimizers import lion as lion
+from trainfn_jax.optimizers import novograd as novograd
+from trainfn_jax.optimizers import polyak_sgd as polyak_sgd
 from trainfn_jax.optimizers import radam as radam
 from trainfn_jax.optimizers import rmsprop as rmsprop
 from trainfn_jax.optimizers import sgd as sgd
@@ -41,12 +46,17 @@ __all__ = [
     "evaluate",
     "evaluate_schedule",
     "exponential_decay",
+    "fromage",
     "join_schedules",
+    "lamb",
+    "lars",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "novograd",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
+    "polyak_sgd",
     "polynomial_schedule",
     "radam",
     "rmsprop",

@@ -2,4 +2,53 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from functools import partial
+
+import trainfn
+from trainfn_jax.optimizers import optimizer
+
+__all__ = ["cocob", "dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"]
+
+_optimizer = partial(optimizer, module="optax.contrib")
+
+prodigy = _optimizer(
+    trainfn.prodigy,
+    ("learning_rate", 1.0),
+    ("betas", (0.9, 0.999)),
+    ("beta3", None),
+    ("eps", 1e-8),
+    ("estim_lr0", 1e-6),
+    ("estim_lr_coef", 1.0),
+    ("weight_decay", 0.0),
+    ("safeguard_warmup", False),
+    bias_correction=True,
+)
+dadapt_adamw = _optimizer(
+    trainfn.dadapt_adamw,
+    ("learning_rate", 1.0),
+    ("betas", (0.9, 0.999)),
+    ("eps", 1e-8),
+    ("estim_lr0", 1e-6),
+    ("weight_decay", 0.0),
+)
+dog = _optimizer(trainfn.dog, ("learning_rate", 1.0), ("init_step", ("heuristic", 1e-6)), ("eps", 1e-8))
+dowg = _optimizer(trainfn.dowg, ("learning_rate", 1.0), ("init_estim_sq_dist", None), ("eps", 1e-4))
+momo = _optimizer(
+    trainfn.momo,
+    ("learning_rate", 1.0),
+    ("beta", 0.9),
+    ("lower_bound", 0.0),
+    ("weight_decay", 0.0),
+    ("adapt_lower_bound", False),
+)
+momo_adam = _optimizer(
+    trainfn.momo_adam,
+    ("learning_rate", 1e-2),
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-8),
+    ("lower_bound", 0.0),
+    ("weight_decay", 0.0),
+    ("adapt_lower_bound", False),
+)
+cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))

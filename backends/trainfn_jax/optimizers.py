@@ -13,7 +13,7 @@ than it does in optax.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optax  # type: ignore[import-untyped]
@@ -24,14 +24,14 @@ from trainfn.rule import Definition
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.masks import masked
 from trainfn_jax.transform import transform
-from trainfn_jax.vocabulary import HYPERPARAMETERS
+from trainfn_jax.vocabulary import ARGUMENTS, HYPERPARAMETERS
 
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
 _REQUIRED = inspect.Parameter.empty
 KEYWORD = "keyword-only from here"
 
-_DOC = """optax.{name} in trainfn's arithmetic.
+_DOC = """{module}.{name} in trainfn's arithmetic.
 
 An argument is a number, a 0-d array, a trainfn schedule or, as in optax, a function of the count of updates; options
 (None, True, a string) choose the formula.  No argument is a function of the leaf: such a function goes to the rule,
@@ -49,10 +49,9 @@ function of the parameters that makes one.
 """
 
 
-def optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
+def optimizer(rule: Definition, *arguments: tuple[str, Any] | str, module: str = "optax", **fixed: Any) -> Factory:
     """`rule` as a function of optax's arguments (name and default); `fixed` are options optax leaves no choice of."""
     signature = _signature(arguments)
-    ours = {optax_name: name for name, optax_name in HYPERPARAMETERS.items()}
 
     def make(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         try:
@@ -63,15 +62,16 @@ def optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any)
         bound.apply_defaults()
         mask = bound.arguments.pop("mask", None)
         hyper = {
-            ours.get(name, name): _as_hyperparameter(f"{rule.name}'s {name}", value)
+            ours: _as_hyperparameter(f"{rule.name}'s {name}", x)
             for name, value in bound.arguments.items()
+            for ours, x in _hyperparameters(name, value)
         }
         if mask is None:
             return transform(rule(**hyper, **fixed))
         return masked(lambda decay: rule(**{**hyper, "weight_decay": decay}, **fixed), hyper["weight_decay"], mask)
 
     make.__name__ = make.__qualname__ = rule.name
-    make.__doc__ = _doc(rule, "mask" in signature.parameters)
+    make.__doc__ = _doc(rule, module, "mask" in signature.parameters)
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
@@ -90,10 +90,19 @@ def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signatur
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
 
-def _doc(rule: Definition, has_mask: bool) -> str:
+_OURS = {theirs: (ours,) for ours, theirs in HYPERPARAMETERS.items()} | dict(ARGUMENTS)
+
+
+def _hyperparameters(argument: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The hyperparameters that an argument of optax stands for, by trainfn's names."""
+    names = _OURS.get(argument, (argument,))
+    return zip(names, value if len(names) > 1 else (value,), strict=True)
+
+
+def _doc(rule: Definition, module: str, has_mask: bool) -> str:
     example = "weight_decay" if "weight_decay" in rule.defaults else "lr"
     text = inspect.cleandoc(rule.__doc__ or "")
-    return _DOC.format(name=rule.name, example=example, mask=_MASK_DOC if has_mask else "", rule=text)
+    return _DOC.format(module=module, name=rule.name, example=example, mask=_MASK_DOC if has_mask else "", rule=text)
 
 
 def _as_hyperparameter(argument: str, value: Any) -> Any:
@@ -132,3 +141,35 @@ rmsprop = optimizer(
     lr_in_momentum=True,
 )
 adagrad = optimizer(trainfn.adagrad, LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True)
+lamb = optimizer(
+    trainfn.lamb,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-6),
+    KEYWORD,
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+lars = optimizer(
+    trainfn.lars,
+    LEARNING_RATE,
+    ("weight_decay", 0.0),
+    KEYWORD,
+    ("trust_coefficient", 0.001),
+    ("eps", 0.0),
+    ("momentum", 0.9),
+    ("nesterov", False),
+)
+fromage = optimizer(trainfn.fromage, LEARNING_RATE, ("min_norm", 1e-6))
+novograd = optimizer(
+    trainfn.novograd, LEARNING_RATE, ("b1", 0.9), ("b2", 0.25), ("eps", 1e-6), KEYWORD, ("weight_decay", 0.0)
+)
+polyak_sgd = optimizer(
+    trainfn.polyak_sgd,
+    ("max_learning_rate", 1.0),
+    ("scaling", 1.0),
+    ("f_min", 0.0),
+    ("eps", 0.0),
+    ("variant", "sps"),
+)

@@ -32,5 +32,32 @@ ROWS: tuple[Row, ...] = (
         optax=Namesake("lion", {"learning_rate": 1e-3}, before=(("clip", {"max_delta": 0.1}),)),
         hyper={"lr": 1e-3},
     ),
+    Row(
+        "adam_decayed",
+        lambda **h: tf.chain(
+            tf.adam(**h),
+            tf.independent_weight_decay(1e-2, peak=0.05),
+            tf.corrected_weight_decay(0.1, peak=0.02),
+            tf.cautious_weight_decay(0.3),
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "adam_cautious",
+        lambda **h: tf.chain(tf.clip_by_norm(0.5), tf.cautious(tf.adam(**h), min_share=0.6)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "lion_cautious",
+        lambda **h: tf.cautious(tf.lion(weight_decay=0.0, **h), plus_one=True),
+        peer=Namesake("Lion", {"lr": 1e-3, "cautious": True}),
+        hyper={"lr": 1e-3},
+    ),
+    Row(
+        "sgd_mechanic",
+        lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
+        optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),
+        hyper={"lr": 1.0},
+    ),
     Row("adamw_scheduled", lambda **h: tf.skip_if_not_finite(tf.adamw(lr=tf.warmup_cosine(1e-2, 3, 20), **h))),
 )

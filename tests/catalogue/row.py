@@ -20,6 +20,7 @@ class Namesake:
     name: str
     hyper: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # optax links to chain in front
+    around: tuple[str, Mapping[str, Any]] | None = None  # an optax wrapper
 
 
 @dataclass(frozen=True)
