@@ -26,6 +26,21 @@ SURVIVORS = {
     "adamw_clipped minimum9: operands swapped": _SYMMETRIC + "; the scale is compared with 1",
     "lion_clipped_by_value maximum5: operands swapped": _SYMMETRIC + "; the bounds are not zero",
     "lion_clipped_by_value minimum7: operands swapped": _SYMMETRIC + "; the bounds are not zero",
+    "rprop maximum22: operands swapped": _SYMMETRIC + "; the bounds are not zero",
+    "rprop minimum24: operands swapped": _SYMMETRIC + "; the bounds are not zero",
+    "rprop sign8: left out": "only the sign of the product is asked for, which underflow alone changes",
+    "asgd maximum32: operands swapped": _SYMMETRIC + "; the count is compared with 1",
+    "adam_amsgrad maximum34: operands swapped": _SYMMETRIC + "; no v is -0",
+    "adam_amsgrad_optax maximum36: operands swapped": _SYMMETRIC + "; no v is -0",
+    "adamax maximum21: operands swapped": _SYMMETRIC + "; no u is -0",
+    "adamaxw maximum22: operands swapped": _SYMMETRIC + "; no u is -0",
+    "adopt maximum23: operands swapped": _SYMMETRIC + "; eps is not zero",
+    "adopt maximum29: operands swapped": _SYMMETRIC + "; the bounds are zero at the first step, whose m is not used",
+    "adopt minimum31: operands swapped": _SYMMETRIC + "; the bounds are zero at the first step, whose m is not used",
+    "adopt_unclipped maximum23: operands swapped": _SYMMETRIC + "; eps is not zero",
+    "mars maximum23: operands swapped": _SYMMETRIC + "; the norm is compared with 1",
+    "adabelief sub21: operands swapped": "the difference is squared",
+    "acprop sub21: operands swapped": "the difference is squared",
 }
 
 
