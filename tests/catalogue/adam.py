@@ -181,12 +181,13 @@ ROWS: tuple[Row, ...] = (
     row(
         tf.simplified_ademamix,
         lr=1e-3,
+        b1=0.9,
         alpha=2.0,
         weight_decay=0.1,
         eps_root=1e-8,
         optax=Namesake(
             "contrib.simplified_ademamix",
-            {"learning_rate": 1e-3, "alpha": 2.0, "weight_decay": 0.1, "eps_root": 1e-8},
+            {"learning_rate": 1e-3, "b1": 0.9, "alpha": 2.0, "weight_decay": 0.1, "eps_root": 1e-8},
         ),
         edges={"b1": (0.0,), "alpha": (0.0,)},
     ),
