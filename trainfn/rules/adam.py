@@ -56,7 +56,8 @@ def adam(
     v_max / (1 - b2^t), as in torch.  With `max_of_debiased` it is the largest v / (1 - b2^t) so far, as in optax.
     The paper debiases nothing.
     """
-    m_hat, v_hat, state = debiased(step, state, g, b1, b2, nesterov, amsgrad, max_of_debiased)
+    t = step + 1
+    m_hat, v_hat, state = debiased(t, state, g, b1, b2, nesterov, amsgrad, max_of_debiased)
     return -lr * (m_hat / root(v_hat, eps, eps_root)), state
 
 
@@ -86,12 +87,13 @@ def adamw(
     Departs from the paper, as torch and optax do: the decay is multiplied by lr, which takes the place of the
     paper's schedule multiplier eta_t times alpha.  The options are those of `adam`.
     """
-    m_hat, v_hat, state = debiased(step, state, g, b1, b2, nesterov, amsgrad, max_of_debiased)
+    t = step + 1
+    m_hat, v_hat, state = debiased(t, state, g, b1, b2, nesterov, amsgrad, max_of_debiased)
     return -lr * (m_hat / root(v_hat, eps, eps_root) + weight_decay * p), state
 
 
 def debiased(
-    step: Any,
+    t: Any,
     state: Any,
     g: Any,
     b1: Any,
@@ -101,7 +103,6 @@ def debiased(
     max_of_debiased: bool = False,
 ) -> tuple[Any, Any, MaxMoments]:
     """m_hat, v_hat and the next state, as the options say; see `adam`."""
-    t = step + 1
     m = b1 * state.m + (1 - b1) * g
     v = b2 * state.v + (1 - b2) * square(g)
     m_hat = m / (1 - b1**t)

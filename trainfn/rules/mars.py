@@ -43,6 +43,6 @@ def mars(
     """
     c = g + gamma * b1 / (1 - b1) * (g - state.g_last)
     c = c / maximum(leaf_norm(c), 1.0)
-    m_hat, v_hat, moments = debiased(step, MaxMoments(state.m, state.v, None), c, b1, b2)
+    m_hat, v_hat, moments = debiased(step + 1, MaxMoments(state.m, state.v, None), c, b1, b2)
     u = m_hat / root(v_hat, eps, eps_root)
     return -lr * (u + weight_decay * p), CorrectedMoments(moments.m, moments.v, g)

@@ -59,7 +59,7 @@ def optimistic_adam(
 
     nesterov, which optax's optimistic_adam_v2 has by default, is that of `adam`.
     """
-    m_hat, v_hat, next_state = debiased(step, MaxMoments(state.m, state.v, None), g, b1, b2, nesterov)
+    m_hat, v_hat, next_state = debiased(step + 1, MaxMoments(state.m, state.v, None), g, b1, b2, nesterov)
     u = m_hat / root(v_hat, eps, eps_root)
     return -lr * _optimistic(step, state.last, u, alpha, beta), LastMoments(next_state.m, next_state.v, u)
 
