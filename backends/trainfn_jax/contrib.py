@@ -5,11 +5,23 @@ from __future__ import annotations
 from functools import partial
 
 import trainfn
-from trainfn_jax.optimizers import optimizer
+from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, optimizer
 
-__all__ = ["cocob", "dadapt_adamw", "dog", "dowg", "momo", "momo_adam", "prodigy"]
+__all__ = [
+    "acprop",
+    "ademamix",
+    "adopt",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
+    "momo",
+    "momo_adam",
+    "prodigy",
+    "simplified_ademamix",
+]
 
-_optimizer = partial(optimizer, module="optax.contrib")
+_optimizer = partial(optimizer, within="optax.contrib")
 
 prodigy = _optimizer(
     trainfn.prodigy,
@@ -52,3 +64,47 @@ momo_adam = _optimizer(
     ("adapt_lower_bound", False),
 )
 cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
+acprop = _optimizer(
+    trainfn.acprop,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-16),
+    ("eps_root", 1e-16),
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+ademamix = _optimizer(
+    trainfn.ademamix,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("b3", 0.9999),
+    ("alpha", 5.0),
+    ("eps", 1e-8),
+    ("eps_root", 0.0),
+    KEYWORD,
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+simplified_ademamix = _optimizer(
+    trainfn.simplified_ademamix,
+    LEARNING_RATE,
+    ("b1", 0.99),
+    ("b2", 0.95),
+    ("alpha", 0.0),
+    ("eps", 1e-8),
+    ("eps_root", 0.0),
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+adopt = _optimizer(
+    trainfn.adopt,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.9999),
+    ("eps", 1e-6),
+    KEYWORD,
+    ("nesterov", False),
+    ("use_clipping", True),
+)

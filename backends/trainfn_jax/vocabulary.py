@@ -26,8 +26,8 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 
 # State fields, by rule: trainfn's word -> optax's.
 STATE: Mapping[str, Mapping[str, str]] = {
-    "adam": {"m": "mu", "v": "nu"},
-    "adamw": {"m": "mu", "v": "nu"},
+    "adam": {"m": "mu", "v": "nu", "v_max": "nu_max"},
+    "adamw": {"m": "mu", "v": "nu", "v_max": "nu_max"},
     "radam": {"m": "mu", "v": "nu"},
     "lion": {"m": "mu"},
     "sgd": {"buf": "trace"},
@@ -62,4 +62,18 @@ STATE: Mapping[str, Mapping[str, str]] = {
         "G": "subgradients",
         "R": "reward",
     },
+    "adamax": {"m": "mu", "u": "nu"},
+    "adamaxw": {"m": "mu", "u": "nu"},
+    "adadelta": {"v": "e_g", "d": "e_x"},
+    "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},
+    "signum": {"m": "ema"},
+    "adabelief": {"m": "mu", "s": "nu"},
+    "acprop": {"m": "mu", "s": "nu"},
+    "yogi": {"m": "mu", "v": "nu"},
+    "adan": {"g_last": "g"},
+    "adopt": {"m": "mu", "v": "nu"},
+    "ademamix": {"v": "nu"},
+    "simplified_ademamix": {"v": "n"},
+    "optimistic_gradient_descent": {"last": "previous_gradient"},
+    "optimistic_adam": {"m": "mu", "v": "nu", "last": "previous_gradient"},
 }

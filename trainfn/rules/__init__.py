@@ -1,8 +1,18 @@
 """Update rules and links, one file for each idea of the literature."""
 
+from trainfn.rules.adabelief import acprop as acprop
+from trainfn.rules.adabelief import adabelief as adabelief
+from trainfn.rules.adadelta import adadelta as adadelta
 from trainfn.rules.adagrad import adagrad as adagrad
 from trainfn.rules.adam import adam as adam
 from trainfn.rules.adam import adamw as adamw
+from trainfn.rules.adamax import adamax as adamax
+from trainfn.rules.adamax import adamaxw as adamaxw
+from trainfn.rules.adan import adan as adan
+from trainfn.rules.ademamix import ademamix as ademamix
+from trainfn.rules.ademamix import simplified_ademamix as simplified_ademamix
+from trainfn.rules.adopt import adopt as adopt
+from trainfn.rules.asgd import asgd as asgd
 from trainfn.rules.clip import clip_by_global_norm as clip_by_global_norm
 from trainfn.rules.clip import clip_by_norm as clip_by_norm
 from trainfn.rules.clip import clip_by_rms as clip_by_rms
@@ -18,15 +28,24 @@ from trainfn.rules.dog import dog as dog
 from trainfn.rules.dog import dowg as dowg
 from trainfn.rules.fromage import fromage as fromage
 from trainfn.rules.lamb import lamb as lamb
+from trainfn.rules.laprop import laprop as laprop
 from trainfn.rules.lars import lars as lars
 from trainfn.rules.lion import lion as lion
+from trainfn.rules.mars import mars as mars
 from trainfn.rules.momo import momo as momo
 from trainfn.rules.momo import momo_adam as momo_adam
+from trainfn.rules.nadam import nadam as nadam
 from trainfn.rules.normalize import normalize as normalize
 from trainfn.rules.novograd import novograd as novograd
+from trainfn.rules.optimistic import optimistic_adam as optimistic_adam
+from trainfn.rules.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from trainfn.rules.polyak import polyak_sgd as polyak_sgd
 from trainfn.rules.prodigy import prodigy as prodigy
 from trainfn.rules.radam import radam as radam
 from trainfn.rules.rmsprop import rmsprop as rmsprop
+from trainfn.rules.rprop import rprop as rprop
 from trainfn.rules.sgd import sgd as sgd
+from trainfn.rules.sign import sign_sgd as sign_sgd
+from trainfn.rules.sign import signum as signum
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio
+from trainfn.rules.yogi import yogi as yogi
