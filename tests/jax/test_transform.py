@@ -159,6 +159,10 @@ def test_roundings_to_low_precision_stay(dtype: Any) -> None:
     for rounding in narrowing:
         readers = [e for e in equations if any(x is rounding.outvars[0] for x in e.invars)]
         assert [e.primitive.name for e in readers] == ["pin"]
+    pinned = [e.outvars[0] for e in equations if e.primitive.name == "pin"]
+    widening = [e for e in equations if e.primitive.name == "convert_element_type" and e.invars[0].aval.dtype == dtype]
+    assert len(widening) >= 4, "the gradient, the parameter and two moments"
+    assert all(any(e.invars[0] is x for x in pinned) for e in widening)
 
 
 def test_the_wider_of_gradient_and_parameter_is_computed_in() -> None:
