@@ -24,12 +24,17 @@ settings.load_profile("suite")
 # Of rows beyond `tests.catalogue.FIRST`: tests, and the executions they are left out on; None is all of them.
 LONG: Mapping[str, frozenset[str] | None] = {
     "test_golden_trajectory": frozenset(
-        ("reference", "torch_single", "torch_foreach", "jax_eager", "jax_jit_with_gradient")
+        ("reference", "torch_single", "torch_foreach", "jax_eager", "jax_jit", "jax_jit_with_gradient")
     ),
-    "test_same_bits": frozenset(("jax_eager",)),
+    "test_same_bits": frozenset(("torch_single", "jax_eager", "jax_jit_with_gradient")),
     "test_same_bits_at_all_magnitudes": frozenset(("torch_single", "torch_foreach", "jax_jit_with_gradient")),
-    "test_float64_is_bounded": frozenset(("torch_single", "torch_foreach", "jax_eager", "jax_jit_with_gradient")),
+    "test_float64_is_bounded": frozenset(
+        ("torch_single", "torch_foreach", "jax_eager", "jax_jit", "jax_jit_with_gradient")
+    ),
     "test_every_rule": None,
+    "test_low_precision": None,
+    "test_dtypes": None,
+    "test_ptx_of_rules_is_clean": None,
 }
 
 

@@ -71,7 +71,7 @@ def optimizer(
         hyper = {
             ours: _as_hyperparameter(f"{name}'s {argument}", x)
             for argument, value in bound.arguments.items()
-            for ours, x in _hyperparameters(argument, value)
+            for ours, x in _hyperparameters(rule, argument, value)
         }
         if mask is None:
             return transform(rule(**hyper, **fixed))
@@ -100,9 +100,9 @@ def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signatur
 _OURS = {theirs: (ours,) for ours, theirs in HYPERPARAMETERS.items()} | dict(ARGUMENTS)
 
 
-def _hyperparameters(argument: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _hyperparameters(rule: Definition, argument: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The hyperparameters that an argument of optax stands for, by trainfn's names."""
-    names = _OURS.get(argument, (argument,))
+    names = (argument,) if argument in rule.defaults else _OURS.get(argument, (argument,))
     return zip(names, value if len(names) > 1 else (value,), strict=True)
 
 
