@@ -4,10 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: test demo bench check clean
+.PHONY: test test-long demo bench check clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --long
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.charlm.demo

@@ -1,13 +1,15 @@
-"""Settings shared by all tests: derandomised Hypothesis profiles and one thread count."""
+"""Settings shared by all tests: derandomised Hypothesis profiles, one thread count, and what `--long` adds."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 # Two threads, set before torch or XLA start theirs: the suite runs two workers.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Derandomised: a suite that fails fails again.  `--hypothesis-profile=explore` looks further.
@@ -15,3 +17,45 @@ _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, Hea
 settings.register_profile("suite", derandomize=True, max_examples=40, database=None, **_COMMON)  # type: ignore[arg-type]
 settings.register_profile("explore", max_examples=1000, **_COMMON)  # type: ignore[arg-type]
 settings.load_profile("suite")
+
+
+# -- what is left to `make test-long` ----------------------------------------------------------------------------------
+
+# Of rows beyond `tests.catalogue.FIRST`: tests, and the executions they are left out on; None is all of them.
+LONG: Mapping[str, frozenset[str] | None] = {
+    "test_golden_trajectory": frozenset(
+        ("reference", "torch_single", "torch_foreach", "jax_eager", "jax_jit", "jax_jit_with_gradient")
+    ),
+    "test_same_bits": frozenset(("torch_single", "jax_eager", "jax_jit_with_gradient")),
+    "test_same_bits_at_all_magnitudes": frozenset(("torch_single", "torch_foreach", "jax_jit_with_gradient")),
+    "test_float64_is_bounded": frozenset(
+        ("torch_single", "torch_foreach", "jax_eager", "jax_jit", "jax_jit_with_gradient")
+    ),
+    "test_every_rule": None,
+    "test_low_precision": None,
+    "test_dtypes": None,
+    "test_ptx_of_rules_is_clean": None,
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every row of the catalogue on every execution, by every test")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if _is_long(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    from tests.catalogue import FIRST, Row
+
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    row, name = parameters.get("row"), getattr(item, "originalname", "")
+    if not isinstance(row, Row) or row.name in FIRST or name not in LONG:
+        return False
+    executions = LONG[name]
+    return executions is None or parameters.get("execution") in executions

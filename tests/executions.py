@@ -15,12 +15,18 @@ import numpy as np
 
 import trainfn as tf
 from tests.bits import as_integers
+from tests.inputs import loss
 from trainfn import reference
 from trainfn.rule import Field
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Trajectory = list[dict[str, Any]]
 Execution = Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]
+
+
+def extras(rule: tf.Rule, n: int) -> dict[str, float]:
+    """What a training loop supplies with update n to a rule that asks for it."""
+    return {"value": loss(n)} if "value" in rule.extras else {}
 
 
 # -- numpy ---------------------------------------------------------------------------------------------------------
@@ -30,8 +36,8 @@ def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Tra
     """numpy: the meaning."""
     state = reference.init(rule, params)
     trajectory = []
-    for g in grads:
-        updates, state = reference.update(rule, state, g, params)
+    for n, g in enumerate(grads):
+        updates, state = reference.update(rule, state, g, params, **extras(rule, n))
         params = {name: _add(p, updates[name]) for name, p in params.items()}
         trajectory.append(_of_reference(params, state))
     return trajectory
@@ -72,10 +78,10 @@ def run_torch(execution: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arr
     tensors = {name: _tensor(p).requires_grad_() for name, p in params.items()}
     optimizer = trainfn_torch.Optimizer(list(tensors.items()), rule, execution=execution)
     trajectory = []
-    for g in grads:
+    for n, g in enumerate(grads):
         for name, p in tensors.items():
             p.grad = _tensor(g[name])
-        optimizer.step()
+        optimizer.step(**extras(rule, n))
         trajectory.append(_of_torch(rule, optimizer, tensors))
     return trajectory
 
@@ -130,10 +136,10 @@ def _jax_step(how: str, rule: tf.Rule) -> tuple[Any, Any]:
 
     tx = trainfn_jax.transform(rule)
 
-    def step(params: Any, state: Any, g: Any) -> Any:
+    def step(params: Any, state: Any, g: Any, given: Any) -> Any:
         if how == "jit_with_gradient":
             g = {name: x * y for name, (x, y) in g.items()}  # XLA would like to contract this
-        updates, state = tx.update(g, state, params)
+        updates, state = tx.update(g, state, params, **given)
         return optax.apply_updates(params, updates), state
 
     return tx, step if how == "eager" else jax.jit(step)
@@ -149,9 +155,9 @@ def run_jax(how: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) ->
         current = {name: jnp.asarray(p) for name, p in params.items()}
         state = tx.init(current)
         trajectory = []
-        for g in grads:
+        for n, g in enumerate(grads):
             given = {k: factors(x) for k, x in g.items()} if how == "jit_with_gradient" else g
-            current, state = step(current, state, jax.tree.map(jnp.asarray, dict(given)))
+            current, state = step(current, state, jax.tree.map(jnp.asarray, dict(given)), extras(rule, n))
             trajectory.append(_of_jax(rule, current, state))
     return trajectory
 

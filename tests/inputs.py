@@ -36,6 +36,11 @@ def numbers(key: int, shape: tuple[int, ...], decades: int = 8, largest: float =
     return (sign * fraction * scale * largest).astype(np.float32).reshape(shape)
 
 
+def loss(n: int) -> float:
+    """The loss before update n, from 0: a float32 number of some size, now more and now less than the last."""
+    return float(1.0 + 0.9 * numbers(7 * n + 3, (), decades=1))
+
+
 def with_specials(x: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
     """A copy in which about one element in three is zero, subnormal, huge, infinite or NaN."""
     x = x.copy()

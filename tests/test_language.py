@@ -23,13 +23,13 @@ from trainfn.verbs import *
 def _rules() -> dict[str, Any]:
     scope: dict[str, Any] = {"__name__": __name__}
     blocks = re.findall(r"```python\n(.*?)```", NOTE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     exec(compile(HEADER + "\n".join(blocks), str(NOTE), "exec", dont_inherit=True), scope)
     return scope
 
 
 RULES = _rules()
-globals().update({name: RULES[name] for name in ("Distance", "Fast")})
+globals().update({name: RULES[name] for name in ("Distance", "Fast", "Factored", "Mean")})
 
 
 def _quadratic_descent(rule: tf.Rule, steps: int) -> float:
@@ -53,6 +53,20 @@ def test_schedule_free_descends() -> None:
     assert _quadratic_descent(RULES["schedule_free_sgd"](), 100) > 5
 
 
+def test_adafactor_and_muon_descend() -> None:
+    assert _quadratic_descent(RULES["adafactor"](lr=0.1), 100) > 5
+    assert _quadratic_descent(RULES["muon"](lr=0.1), 100) > 5
+
+
+def test_muon_makes_the_singular_values_alike_everywhere() -> None:
+    params = {"w": numbers(1, (12, 7)) * 0.0}
+    gradient = numbers(2, (12, 7)).clip(-1, 1)
+    for name, execution in EXECUTIONS.items():
+        (after,) = execution(RULES["muon"](lr=1.0), params, [{"w": gradient}])
+        singular = np.linalg.svd(after["w/p"] / (12 / 7) ** 0.5, compute_uv=False)
+        assert 0.3 < singular.min() < singular.max() < 1.3, name
+
+
 def test_sam_perturbation_has_the_length_asked_for() -> None:
     params = {"a": numbers(1, (4, 3)), "b": numbers(2, (5,))}
     path = run_reference(RULES["sam_perturbation"](rho=0.5), params, [params])
@@ -66,7 +80,7 @@ def test_all_executions_agree_on_them() -> None:
     shapes = {"a": (4, 3), "b": (5,)}
     params = {k: numbers(i, s) for i, (k, s) in enumerate(shapes.items())}
     grads = [{k: numbers(10 * n + i, s) for i, (k, s) in enumerate(shapes.items())} for n in range(1, 5)]
-    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"]()):
+    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"](), RULES["adafactor"]()):
         expected = run_reference(rule, params, grads)
         for name, execution in EXECUTIONS.items():
             for n, (ours, theirs) in enumerate(zip(expected, execution(rule, params, grads), strict=True)):

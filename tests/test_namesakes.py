@@ -1,4 +1,4 @@
-"""Each rule against its namesake in torch.optim and optax.
+"""Each rule against its namesakes in torch.optim, optax and pytorch_optimizer.
 
 float64, 100 steps: the largest difference over the largest displacement since the start is at most 1e-12.
 float32: our error against the float64 run is no larger than upstream's, but for what a fused multiply-add saves:
@@ -10,13 +10,16 @@ where upstream carries an error of its own we are far below it (adam in optax: 0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.catalogue import ROWS, Namesake, Row
-from tests.inputs import numbers
+from tests.executions import extras
+from tests.inputs import loss, numbers
 from trainfn import reference
 
 STEPS = 100
@@ -39,8 +42,8 @@ def _ours(row: Row, params: Model, grads: Sequence[Model]) -> list[Model]:
     rule = row.rule()
     state = reference.init(rule, params)
     path = []
-    for g in grads:
-        updates, state = reference.update(rule, state, g, params)
+    for n, g in enumerate(grads):
+        updates, state = reference.update(rule, state, g, params, **extras(rule, n))
         params = {k: p + updates[k] for k, p in params.items()}
         path.append(params)
     return path
@@ -49,8 +52,20 @@ def _ours(row: Row, params: Model, grads: Sequence[Model]) -> list[Model]:
 def _torch(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
     import torch
 
+    return _torch_run(partial(getattr(torch.optim, namesake.name), foreach=False), namesake, params, grads)
+
+
+def _peer(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
+    import pytorch_optimizer
+
+    return _torch_run(getattr(pytorch_optimizer, namesake.name), namesake, params, grads)
+
+
+def _torch_run(make: Any, namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
+    import torch
+
     tensors = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
-    optimizer = getattr(torch.optim, namesake.name)(list(tensors.values()), foreach=False, **namesake.hyper)
+    optimizer = make(list(tensors.values()), **namesake.hyper)
     path = []
     for g in grads:
         for k, p in tensors.items():
@@ -65,24 +80,27 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
     import optax
 
     with jax.enable_x64(params["w"].dtype == np.float64):
-        links = [getattr(optax, name)(**hyper) for name, hyper in namesake.before]
-        tx = optax.chain(*links, getattr(optax, namesake.name)(**namesake.hyper))
+        links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
+        tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
+        if namesake.around:
+            wrapper, hyper = namesake.around
+            tx = attrgetter(wrapper)(optax)(tx, **hyper)
         params = {k: jax.numpy.asarray(p) for k, p in params.items()}
         state = tx.init(params)
 
         @jax.jit
-        def step(params: Any, state: Any, g: Any) -> Any:
-            updates, state = tx.update(g, state, params)
+        def step(params: Any, state: Any, g: Any, value: float) -> Any:
+            updates, state = tx.update(g, state, params, value=value)
             return optax.apply_updates(params, updates), state
 
         path = []
-        for g in grads:
-            params, state = step(params, state, g)
+        for n, g in enumerate(grads):
+            params, state = step(params, state, g, loss(n))
             path.append({k: np.asarray(p) for k, p in params.items()})
     return path
 
 
-UPSTREAM = {"torch": _torch, "optax": _optax}
+UPSTREAM = {"torch": _torch, "optax": _optax, "peer": _peer}
 PAIRS = [(row, library) for row in ROWS for library in UPSTREAM if getattr(row, library)]
 
 

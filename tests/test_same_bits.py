@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.bits import assert_same_bits, max_ulp
-from tests.catalogue import ROWS, Row
+from tests.catalogue import FIRST, ROWS, Row
 from tests.executions import EXECUTIONS, run_reference
 from tests.inputs import numbers, with_specials
 
@@ -61,8 +61,8 @@ def _leaves_subnormals(name: str) -> bool:
 @pytest.mark.parametrize("execution", OTHERS)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_same_bits(row: Row, execution: str) -> None:
-    for i, model in enumerate(MODELS):
-        _check(execution, row, row.rule(), *_inputs(model, 1000 * i, 4, 1.0, False, np.float32))
+    together = {f"{name}{i}": shape for i, model in enumerate(MODELS) for name, shape in model.items()}
+    _check(execution, row, row.rule(), *_inputs(together, 1000, 4, 1.0, False, np.float32))
 
 
 # Eager JAX runs the jitted function: `test_same_bits` shows it.
@@ -74,9 +74,10 @@ def test_same_bits_at_all_magnitudes(row: Row, execution: str, data: st.DataObje
     magnitude = 2.0 ** data.draw(
         st.sampled_from((0, 30, 60) if _leaves_subnormals(execution) else (-90, -40, 0, 40, 90))
     )
-    dtype = data.draw(st.sampled_from(list(DTYPES)))
-    # Each new pair of settings and dtype is a compilation: the edges are for float32.
-    hyper = data.draw(st.sampled_from(_edges(row))) if dtype == "float32" else {}
+    # Each new pair of settings and dtype is a compilation: the edges are for float32, and in JAX for the first rows.
+    is_quick = row.name in FIRST or not execution.startswith("jax")
+    dtype = data.draw(st.sampled_from(list(DTYPES))) if is_quick else "float32"
+    hyper = data.draw(st.sampled_from(_edges(row))) if is_quick and dtype == "float32" else {}
     key = data.draw(st.integers(0, 2**20))
     _check(execution, row, row.rule(**hyper), *_inputs(MODELS[1], key, 3, magnitude, special, DTYPES[dtype]))
 

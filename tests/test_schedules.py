@@ -57,6 +57,37 @@ def test_optax_namesake(row: ScheduleRow) -> None:
     np.testing.assert_allclose(row.schedule(np.arange(60)), theirs, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.parametrize("row", [r for r in SCHEDULES if not (r.torch or r.optax)], ids=lambda row: row.name)
+def test_without_a_namesake_the_definition(row: ScheduleRow) -> None:
+    assert row.plain is not None
+    plain = [row.plain(n) for n in range(100)]
+    np.testing.assert_allclose(row.schedule(np.arange(100)), plain, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize(("first", "growth", "begin"), [(1, 3, 121), (5, 3, 605), (10, 10, 1110), (1, 2, 2**30 - 1)])
+def test_restarts_are_in_their_own_step(first: int, growth: int, begin: int) -> None:
+    """At these steps torch's logarithm finds the last step of a cycle instead of the first of the next."""
+    lr = tf.warm_restarts(peak=1.0, first=first, growth=growth)
+    assert lr(begin) == 1.0
+    assert 0.0 <= lr(begin - 1) < 1e-3
+    assert lr(begin + begin // 3) < 1.0
+
+
+def test_one_cycle_ends_where_it_should() -> None:
+    lr = tf.one_cycle(peak=1.0, steps=10)
+    assert (lr(0), lr(2), lr(9), lr(10), lr(10**6)) == (1 / 25, 1.0, 1 / 25 / 1e4, 1 / 25 / 1e4, 1 / 25 / 1e4)
+    for pct_start in (0.0, 0.05, 0.1):  # torch divides by zero at 0.1
+        assert tf.one_cycle(peak=1.0, steps=10, pct_start=pct_start)(0) == 1.0
+    assert tf.one_cycle(peak=1.0, steps=10, pct_start=1.0)(9) == 1.0 / 25 / 1e4
+    momentum = tf.one_cycle_momentum(steps=10)
+    assert (momentum(0), momentum(2), momentum(9), momentum(10)) == (0.95, 0.85, 0.95, 0.95)
+
+
+def test_phases_of_no_steps() -> None:
+    assert list(tf.warmup_stable_decay(1.0, warmup=0, steps=4, cooldown=0, floor=0.5)(STEPS[:6])) == [1.0] * 5 + [0.5]
+    assert tf.warmup_stable_decay(1.0, warmup=2, steps=4, cooldown=2)(2) == 1.0
+
+
 def test_ends_are_exact() -> None:
     for start, stop in [(0.1, 0.7), (1e-3, 3e-4), (0.0, 1.0)]:
         line = tf.linear(start=start, stop=stop, steps=13)
@@ -111,8 +142,8 @@ def test_what_is_no_number_does_not_join(other: Any) -> None:
 
 WRITTEN = [
     "constant(value=0.1)",
-    "warmup_cosine(peak=0.003, warmup=100, steps=2000, floor=0.0, start=0.0)",
-    "sequence(linear(start=0.1, stop=1.0, steps=5), step_decay(start=1.0, factor=0.9, every=3), boundaries=[5])",
+    "warmup_cosine(peak=0.003, warmup=100, steps=2000, floor=0.0, start=0.0, power=None)",
+    "sequence(linear(start=0.1, stop=1.0, steps=5), warmup(peak=1.0, steps=3, start=0.5), boundaries=[5])",
     "(warmup(peak=1.0, steps=4, start=0.0) * 0.5) + 1e-05",
     "1 - (linear(start=0, stop=1, steps=4) / 2)",
     "(-2.0) ** constant(value=3)",
@@ -238,6 +269,23 @@ def test_changing_a_number_keeps_the_program() -> None:
         (lambda: tf.schedule(lambda step: math.cos(step))(), "^schedule <lambda>: <traced scalar step> has no number"),
         (lambda: tf.sequence(1.0, 2.0, boundaries=[]), "2 schedules need 1 boundaries"),
         (lambda: tf.sequence(1.0, 2.0, 3.0, boundaries=[5, 5]), "must rise"),
+        (lambda: tf.multistep(1.0, 0.1, [30, 10]), r"milestones \[30, 10\] are not in order: \[10, 30\] is"),
+        (lambda: tf.multistep(1.0, 0.1, [-1]), "milestones = -1 must be at least 0"),
+        (lambda: tf.piecewise_constant([1.0, 2.0], [3, 4]), "2 values need 1 boundaries; 2 were given"),
+        (lambda: tf.interpolated([1.0, 2.0, 3.0], [0, 4]), "must rise, from above 0"),
+        (lambda: tf.interpolated([1.0, 2.0], [4], shape="sine"), "shape = 'sine' must be one of 'linear', 'cosine'"),
+        (lambda: tf.warm_restarts(1.0, 10, growth=0.5), "growth = 0.5 must be a whole number, at least 1"),
+        (lambda: tf.warm_restarts(1.0, 10, growth=0), "growth = 0 must be a whole number, at least 1"),
+        (lambda: tf.warm_restarts(1.0, 10, warmup=10), "warmup = 10 must be at least 0 and below first = 10"),
+        (lambda: tf.cyclical(0.0, 1.0, up=0), "up = 0 must be a positive number of steps"),
+        (lambda: tf.cyclical(0.0, 1.0, up=3, mode="square"), "mode = 'square' must be one of"),
+        (lambda: tf.cyclical(0.0, 1.0, up=3, scale=tf.constant(1.0), scale_by="n"), "scale_by = 'n'"),
+        (lambda: tf.cyclical(0.0, 1.0, up=3, scale=lambda n: n), "must be an option, a number or a schedule"),
+        (lambda: tf.cyclical(0.0, 1.0, up=3, scale=0.5), "scale = 0.5 must be a schedule"),
+        (lambda: tf.one_cycle(1.0, 10, pct_start=1.5), r"pct_start = 1.5 must be in \[0, 1\]"),
+        (lambda: tf.one_cycle(1.0, 10, pct_start=0.7, three_phase=True), r"pct_start = 0.7 must be in \[0, 0.5\]"),
+        (lambda: tf.trapezoid(1.0, warmup=6, steps=10, cooldown=5), "longer together than all steps = 10"),
+        (lambda: tf.product([1.0]), "give the schedules one by one"),
         (lambda: tf.constant(0.1)("three"), "'three'"),
         (lambda: tf.constant(0.1)(True), "True"),
         (lambda: tf.constant(0.1)(np.array([1j])), "a step is a whole number, not array"),

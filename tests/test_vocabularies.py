@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +19,14 @@ import pytest
 import trainfn as tf
 import trainfn.rules
 from tests.catalogue import ROWS, Namesake
-from tests.inputs import numbers
+from tests.inputs import loss, numbers
 from trainfn.rule import Definition
 
 SHAPES = {"w": (4, 3), "b": (3,)}
 # What chooses between torch's implementations.
 NOT_TAKEN = {"foreach", "fused", "capturable", "differentiable"}
+# How optax and rules count updates, or whether there were any.
+COUNTS = {"count", "t", "is_init_step"}
 
 
 def _defined() -> dict[str, Definition]:
@@ -52,7 +55,7 @@ def test_every_rule_is_public() -> None:
 def test_every_rule_has_a_row() -> None:
     with_row = {link.definition for row in ROWS for link in row.rule()._all_links}
     for place, definition in _defined().items():
-        assert definition in with_row, f"{place} is in no row of tests/catalogue.py: add one to ROWS."
+        assert definition in with_row, f"{place} is in no row of tests/catalogue/: add one to the ROWS of its family."
 
 
 # -- torch.optim -------------------------------------------------------------------------------------------------------
@@ -66,7 +69,7 @@ def _torch_pair(namesake: Namesake) -> tuple[Any, Any]:
 
     ours = getattr(trainfn_torch.optim, namesake.name, None)
     assert ours is not None, (
-        f"trainfn_torch.optim has no {namesake.name}, which a row of tests/catalogue.py names: add the class to "
+        f"trainfn_torch.optim has no {namesake.name}, which a row of tests/catalogue/ names: add the class to "
         "backends/trainfn_torch/optim.py."
     )
     return getattr(torch.optim, namesake.name), ours
@@ -129,12 +132,16 @@ def _optax_pair(namesake: Namesake) -> tuple[Any, Any]:
 
     import trainfn_jax
 
-    ours = getattr(trainfn_jax, namesake.name, None)
-    assert namesake.name in (trainfn_jax.__all__ if ours else ()), (
-        f"trainfn_jax has no public {namesake.name}, which a row of tests/catalogue.py names: add it to "
-        "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
+    inside, _, name = namesake.name.rpartition(".")  # optax.contrib.adopt is trainfn_jax.contrib.adopt
+    package = getattr(trainfn_jax, inside) if inside else trainfn_jax
+    assert name in package.__all__, (
+        f"{package.__name__} has no public {name}, which a row of tests/catalogue/ names: add it to "
+        + ("backends/trainfn_jax/contrib.py and its `__all__`." if inside else _PLACES)
     )
-    return getattr(optax, namesake.name), ours
+    return operator.attrgetter(namesake.name)(optax), getattr(package, name)
+
+
+_PLACES = "backends/trainfn_jax/optimizers.py, and to the imports and `__all__` of backends/trainfn_jax/__init__.py."
 
 
 @pytest.mark.parametrize("namesake", _of_rows("optax"))
@@ -153,13 +160,17 @@ def test_optaxs_states(namesake: Namesake) -> None:
 
     params = {k: numbers(i, shape) for i, (k, shape) in enumerate(SHAPES.items())}
     theirs, ours = (make(**namesake.hyper).init(params) for make in _optax_pair(namesake))
-    their_fields = {
-        key.name
-        for path, leaf in jax.tree_util.tree_leaves_with_path(theirs)
-        for key in path
-        if isinstance(key, jax.tree_util.GetAttrKey) and leaf.ndim
-    }
-    our_fields = {name for name in ours._fields if name != "count" and jax.tree.leaves(getattr(ours, name))}
+    their_fields, our_fields = (
+        {
+            key.name
+            for path, x in jax.tree_util.tree_leaves_with_path(state)
+            for key in path
+            if isinstance(key, jax.tree_util.GetAttrKey)
+            and np.issubdtype(x.dtype, np.inexact)
+            and key.name not in COUNTS
+        }
+        for state in (theirs, ours)
+    )
     assert our_fields == their_fields, (
         f"{namesake.name}: optax calls its state {sorted(their_fields)} and here it is {sorted(our_fields)}: translate "
         "it in STATE, backends/trainfn_jax/vocabulary.py."
@@ -176,7 +187,7 @@ def test_optaxs_updates(namesake: Namesake) -> None:
         state, own = theirs.init(params), ours.init(params)
         for n in range(1, 4):
             grads = {k: numbers(10 * n + i, shape).astype(float) for i, (k, shape) in enumerate(SHAPES.items())}
-            expected, state = theirs.update(grads, state, params)
-            updates, own = ours.update(grads, own, params)
+            expected, state = theirs.update(grads, state, params, value=loss(n))
+            updates, own = ours.update(grads, own, params, value=loss(n))
             for k in SHAPES:
                 np.testing.assert_allclose(updates[k], expected[k], atol=1e-12, rtol=1e-12, err_msg=namesake.name)

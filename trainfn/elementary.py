@@ -13,9 +13,11 @@ numbers for zero.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
-from trainfn.trace import emit
+from trainfn.program import Program, Sort
+from trainfn.trace import Graph, emit
 
 # ln 2 and pi/2 in parts: the leading parts have few enough bits for k * part to be exact.
 _LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")
@@ -106,6 +108,15 @@ def coarse_grid(largest: Any, count: Any) -> Any:
 def fine_grid(coarse: Any, count: Any) -> Any:
     """The same for what the coarse grid left over, which is at most M * 2**-53 each."""
     return coarse * _pow2((_exponent(count) + 1.0) - 53.0)
+
+
+@cache
+def grids() -> Program:
+    """Both grids, for many sums at once: outputs `coarse` and `fine` of the inputs `largest` and `count`."""
+    graph = Graph()
+    largest, count = (graph.input(name, Sort.SCALAR) for name in ("largest", "count"))
+    coarse = coarse_grid(largest, count)
+    return graph.program({"coarse": coarse, "fine": fine_grid(coarse, count)})
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:

@@ -44,22 +44,51 @@ class Domain:
 _POSITIVE = Domain(0.0, excludes_low=True)  # infinity clips nothing
 _NONNEGATIVE = Domain(0.0, excludes_high=True)
 _DECAY = Domain(0.0, 1.0, excludes_high=True)  # of a running mean: at 1 it would never move
+_FINITE = Domain(-math.inf, excludes_low=True, excludes_high=True)
 _ANY = Domain(-math.inf)
 
 DOMAINS: Mapping[str, Domain] = {
     "lr": _NONNEGATIVE,
     "b1": _DECAY,
     "b2": _DECAY,
+    "b3": _DECAY,
+    "rho": _DECAY,
     "decay": _DECAY,
     "momentum": _DECAY,
-    "dampening": Domain(-math.inf, excludes_low=True, excludes_high=True),
+    "dampening": _FINITE,
     "eps": _NONNEGATIVE,
     "eps_root": _NONNEGATIVE,
     "weight_decay": _NONNEGATIVE,
     "lr_decay": _NONNEGATIVE,
+    "momentum_decay": _NONNEGATIVE,
+    "lambd": _NONNEGATIVE,
+    "t0": _NONNEGATIVE,
+    "alpha": _NONNEGATIVE,
+    "beta": _NONNEGATIVE,
+    "gamma": _NONNEGATIVE,
+    "eta_minus": Domain(0.0, 1.0, excludes_low=True, excludes_high=True),
+    "eta_plus": Domain(1.0, excludes_low=True, excludes_high=True),
+    "min_step_size": _NONNEGATIVE,
+    "max_step_size": _NONNEGATIVE,
     "initial_accumulator_value": _NONNEGATIVE,
     "initial_scale": _NONNEGATIVE,
+    "initial_square_distance": _POSITIVE,
+    "start_value": _POSITIVE,
+    "s_init": _POSITIVE,
+    "d0": _POSITIVE,
+    "d_coefficient": _POSITIVE,
+    "peak": _POSITIVE,
+    "scale": _FINITE,
+    "scaling": _NONNEGATIVE,
+    "trust_coefficient": _POSITIVE,
+    "f_min": _FINITE,
+    "lower_bound": _FINITE,
+    "min_norm": _NONNEGATIVE,
+    "min_share": Domain(0.0, 1.0, excludes_low=True),
     "max_norm": _POSITIVE,
+    "max_param_norm": _POSITIVE,
+    "max_ratio": _POSITIVE,
+    "max_rms": _POSITIVE,
     "max_value": _POSITIVE,
 }
 

@@ -7,11 +7,12 @@ leaf before any of them can go on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainfn.program import Node, Program, Sort
+from trainfn.program import AXIS, Node, Program, Sort
 
 LEAVES_DISAGREE = (
     "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a leaf's "
@@ -81,10 +82,15 @@ def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
         if node.op == "input":
             call.values[i] = _input(call, node)
         elif node.sort.is_elementwise:
-            call.values[i] = call.arrays[node.op](*call.arguments(node))
+            call.values[i] = _operation(call, node)(*call.arguments(node))
         else:
             call.values[i] = scalars(node, call.arguments(node))
         call.forget(i)
+
+
+def _operation(call: Call, node: Node) -> Callable[..., Any]:
+    operation = call.arrays[node.op]
+    return functools.partial(operation, node.static) if node.op in AXIS else operation
 
 
 def _input(call: Call, node: Node) -> Any:

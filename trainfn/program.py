@@ -5,17 +5,18 @@ nodes it reads.  There is no control flow and nothing library-specific, so that 
 everywhere: numpy (`trainfn.reference`) defines it, every backend executes it with the same bits, `trainfn.formulas`
 prints it, and this module counts what it costs.
 
-Four sorts of value exist.  An ARRAY is shaped like the leaf (float32, or float64 for float64 leaves), a MASK is its
-boolean companion.  A SCALAR is one float64 number, a FLAG one boolean.  A SCALAR enters array arithmetic through a
-`meet` node, which rounds it once to the arrays' dtype.
+Four sorts of value exist.  An ARRAY is shaped like the leaf, or as sums along its axes and matrix products make it
+(float32, or float64 for float64 leaves); a MASK is its boolean companion.  A SCALAR is one float64 number, a FLAG one
+boolean.  A SCALAR enters array arithmetic through a `meet` node, which rounds it once to the arrays' dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from itertools import zip_longest
 
 
 class Sort(Enum):
@@ -50,8 +51,44 @@ class Node:
 # Reductions as a rule writes them, and the primitive ones they are lowered to (`trainfn.lowering`).
 REDUCTIONS = frozenset({"sum", "max", "max_abs", "sum_coarse", "sum_fine"})
 
+# Operations on whole arrays, whose elements are not computed from those in the same place.
+AXIS = frozenset({"axis_sum", "axis_max"})  # along the axis that `static` counts from the last one
+WHOLE = AXIS | {"matmul", "transpose"}
+
 # Operations that round: the ones a flop count counts.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
+
+
+def shape_of(
+    node: Node, args: Sequence[tuple[int, ...]], of_input: Callable[[str], tuple[int, ...]]
+) -> tuple[int, ...]:
+    """The shape of a node's value; Scalars, and what they are where they meet arrays, have none: ()."""
+    if not node.sort.is_elementwise or node.op == "meet":
+        return ()
+    if node.op in ("input", "fill"):
+        return of_input(str(node.static) if node.op == "input" else "p")
+    if node.op in AXIS:
+        assert isinstance(node.static, int)
+        axis = len(args[0]) + node.static
+        return (*args[0][:axis], 1, *args[0][axis + 1 :])
+    if node.op == "transpose":
+        return (*args[0][:-2], *args[0][:-3:-1])
+    if node.op == "matmul":
+        (*batch, rows, inner), (*other, same, columns) = args
+        if inner != same or batch != other:
+            raise ValueError(f"matrices of shapes {args[0]} and {args[1]} cannot be multiplied")
+        return (*batch, rows, columns)
+    return _broadcast(args)
+
+
+def _broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    sizes = []
+    for at in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1):
+        several = {n for n in at if n != 1}
+        if len(several) > 1:
+            raise ValueError(f"arrays of shapes {' and '.join(map(str, filter(None, shapes)))} do not fit together")
+        sizes.append(several.pop() if several else 1)
+    return tuple(sizes[::-1])
 
 
 @dataclass(frozen=True)
@@ -93,6 +130,18 @@ class Program:
     @cached_property
     def has_reductions(self) -> bool:
         return any(node.is_reduction for node in self.nodes)
+
+    @cached_property
+    def is_elementwise(self) -> bool:
+        """Whether arrays are computed element by element, but for reductions to one number."""
+        return not any(node.op in WHOLE for node in self.nodes)
+
+    def shapes(self, of_input: Callable[[str], tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """The shape of each node's value, from those of inputs."""
+        shapes: list[tuple[int, ...]] = []
+        for node in self.nodes:
+            shapes.append(shape_of(node, [shapes[a] for a in node.args], of_input))
+        return shapes
 
     def inputs(self, sort: Sort) -> tuple[str, ...]:
         """Names of the inputs of one sort, in the order of first use."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainfn.elementary import grids
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
@@ -66,7 +67,8 @@ def _pow2(k: Any) -> Any:
 def _single(x: Any) -> Any:
     """x rounded to float32 and back: how Scalar state is stored."""
     with np.errstate(over="ignore"):
-        return float(_flush(np.float32(x)))
+        rounded = _flush(np.float32(x))
+    return rounded.astype(np.float64) if np.ndim(x) else float(rounded)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
@@ -112,7 +114,8 @@ def evaluate_numbers(op: str, *operands: Any) -> Any:
 
 
 def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Evaluate a program of scalars alone, such as a schedule; an input may be an array of float64 numbers."""
+    """Evaluate a program of scalars alone, such as a schedule; an input may be an array of numbers."""
+    inputs = {name: np.asarray(x, np.float64) if np.ndim(x) else float(x) for name, x in inputs.items()}
     if all(isinstance(x, float) for x in inputs.values()):
         return dict(zip(program.output, compiled(program)(inputs), strict=True))
     with np.errstate(all="ignore"):
@@ -207,7 +210,25 @@ def _coarse(coarse: Any, x: Any) -> Any:
     return (x + coarse) - coarse
 
 
+def _axis_sum(axis: int, x: Any) -> Any:
+    """Sums along an axis, exact like those over leaves, with grids for each."""
+    wide = np.asarray(x, np.float64)
+    largest = np.max(np.abs(wide), axis, keepdims=True, initial=0.0)
+    coarse, fine = run([Call(grids(), {"largest": largest, "count": float(x.shape[axis])})], TABLE)[0].values()
+    high = _coarse(coarse, wide)
+    sums = np.sum(high, axis, keepdims=True) + np.sum(_coarse(fine, wide - high), axis, keepdims=True)
+    return _flush(np.where(largest < math.inf, sums, largest).astype(x.dtype))
+
+
+def _axis_max(axis: int, x: Any) -> Any:
+    return np.max(x, axis, keepdims=True, initial=-math.inf) + x.dtype.type(0)  # -0.0 + 0.0 is 0.0
+
+
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "axis_sum": _axis_sum,
+    "axis_max": _axis_max,
+    "matmul": _flushed(np.matmul),
+    "transpose": lambda x: np.swapaxes(x, -1, -2),
     "add": _flushed(np.add),
     "sub": _flushed(np.subtract),
     "mul": _rounded_once(np.multiply),

@@ -34,10 +34,10 @@ import pickle
 import sys
 import types
 import typing
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
-from typing import Annotated, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 from trainfn import hyperparameters
 from trainfn.hyperparameters import inherited
@@ -59,9 +59,6 @@ from trainfn.trace import (
     tracing,
 )
 from trainfn.verbs import zeros_like
-
-T = TypeVar("T")
-Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
 
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")
@@ -301,6 +298,14 @@ class Rule:
         """The traced initial state, from `p` and hyperparameters."""
         return _traces(self.structure).of(leaf).init
 
+    def state_shapes(self, leaf: Leaf) -> dict[str, tuple[int, ...]]:
+        """The shapes of a leaf's array states, by name, where they are not the leaf's."""
+        program = self.init_program(leaf)
+        if program.is_elementwise:
+            return {}
+        shapes = program.shapes(lambda name: leaf.shape)
+        return {f.name: shapes[program.output[f.inputs[0]]] for f in self.fields_of(leaf) if f.is_array}
+
     def __reduce__(self) -> Any:
         return Rule, (self.links,)
 
@@ -471,9 +476,12 @@ class _Traces:
             traced = programs.get(tuple(getattr(leaf, name) for name in asked))
             if traced is not None:
                 return traced
-        graph, init = Graph(leaf), Graph(leaf)
+        init = Graph(leaf)
+        initial = _trace_init(self._structures, init)
+        graph = Graph(leaf, {name: init.shapes[i] for name, i in initial.outputs})
         update = _trace(self._structures, graph)
-        traced = _Traced(update, _trace_init(self._structures, init, update.output), graph.facts | init.facts)
+        start = initial.keep(name for name in initial.output if name in update.output)
+        traced = _Traced(update, start, graph.facts | init.facts)
         self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
         return traced
 
@@ -551,7 +559,7 @@ def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any
         if len(gradients) != 1:
             raise TraceError(f"inner takes the gradient alone, as in inner(g); it was given {len(gradients)} values.")
         calls.extend(gradients)
-        return _apply(structure.inner, _as_array("gradient", gradients[0], g), p, states)
+        return _apply(structure.inner, _shaped_like_leaf("gradient", gradients[0], g), p, states)
 
     for name in definition.positional:
         if name == "inner":
@@ -574,14 +582,17 @@ def _updated(structure: Structure, result: Any, g: Any, states: dict[str, Value]
     """The update in what the rule returned; the next state goes into `states`."""
     definition = structure.definition
     if definition.state is None:
-        return _as_array("update", result, g)
+        return _shaped_like_leaf("update", result, g)
     update, after = _split(definition, result)
     names = dict(structure.state)
     for field, (sort, is_optional) in _field_sorts(definition.state).items():
         value = getattr(after, field)
         if value is not None or not is_optional:
             _store_state(g.graph, names[field], sort, f"state field {field}", value, states)
-    return _as_array("update", update, g)
+            if sort is Array:
+                key = f"state.{names[field]}"
+                _check_shape(f"state field {field}", states[key], g.graph.shape_of_input(key))
+    return _shaped_like_leaf("update", update, g)
 
 
 def _split(definition: Definition, result: Any) -> tuple[Any, Any]:
@@ -592,6 +603,18 @@ def _split(definition: Definition, result: Any) -> tuple[Any, Any]:
         f"it must return the update and the next state, as in `return u, {definition.state.__name__}(...)`; "
         f"it returned {result!r}."
     )
+
+
+def _shaped_like_leaf(what: str, value: Any, g: Any) -> Any:
+    array = _as_array(what, value, g)
+    _check_shape(what, array, g.graph.leaf.shape)
+    return array
+
+
+def _check_shape(what: str, array: Any, expected: tuple[int, ...]) -> None:
+    shape = array.graph.shapes[array.index]
+    if shape != expected:
+        raise TraceError(f"the {what} has shape {shape} where {expected} is due.")
 
 
 def _as_array(what: str, value: Any, like: Any) -> Any:
@@ -633,7 +656,7 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
         states[f"state.{name}"] = rounded
 
 
-def _trace_init(structures: tuple[Structure, ...], graph: Graph, kept: Container[str]) -> Program:
+def _trace_init(structures: tuple[Structure, ...], graph: Graph) -> Program:
     p: Any = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
     for structure in walk_structures(structures):
@@ -643,8 +666,9 @@ def _trace_init(structures: tuple[Structure, ...], graph: Graph, kept: Container
             for field, sort in definition.fields.items():
                 default = zeros_like(p) if sort is Array else 0.0
                 value = getattr(initial, field) if initial is not None else default
-                _store_state(graph, names[field], sort, f"initial state field {field}", value, states)
-    return graph.program(states).keep(name for name in states if name in kept)
+                if value is not None or not _field_sorts(definition.state)[field][1]:
+                    _store_state(graph, names[field], sort, f"initial state field {field}", value, states)
+    return graph.program(states)
 
 
 def _initial(structure: Structure, graph: Graph, p: Any) -> Any:

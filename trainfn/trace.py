@@ -14,9 +14,12 @@ import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
-from trainfn.program import Node, Program, Sort
+from trainfn.program import Node, Program, Sort, shape_of
+
+T = TypeVar("T")
+Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
 
 
 class TraceError(TypeError):
@@ -81,8 +84,10 @@ class Leaf:
 class Graph:
     """The nodes recorded so far, each once."""
 
-    def __init__(self, leaf: Leaf | None = None) -> None:
+    def __init__(self, leaf: Leaf | None = None, states: Mapping[str, tuple[int, ...]] | None = None) -> None:
         self.leaf = leaf
+        self.shapes: list[tuple[int, ...]] = []  # of each node's value, where there is a leaf
+        self._states = states or {}  # shapes of array states that are not shaped like the leaf
         self.facts: dict[str, Any] = {}  # what was asked about the leaf, and answered
         self.nodes: list[Node] = []
         self.labels: dict[int, str] = {}
@@ -96,11 +101,23 @@ class Graph:
         key = Node(op, args, sort, exact(static))
         index = self._index.get(key)
         if index is None:
+            if self.leaf is not None:
+                self.shapes.append(self._shape(node))
             index = self._index[key] = len(self.nodes)
             self.nodes.append(node)
         if self.watch is not None:
             self.watch()
         return _HANDLES[sort](self, index)
+
+    def _shape(self, node: Node) -> tuple[int, ...]:
+        try:
+            return shape_of(node, [self.shapes[a] for a in node.args], self.shape_of_input)
+        except ValueError as error:
+            raise TraceError(f"{error}.") from None
+
+    def shape_of_input(self, name: str) -> tuple[int, ...]:
+        assert self.leaf is not None
+        return self._states.get(name, self.leaf.shape)
 
     def input(self, name: str, sort: Sort) -> Value:
         return self.emit("input", (), sort, name)
@@ -187,7 +204,9 @@ class Value:
         return repr(self)
 
     def __matmul__(self, other: object) -> NoReturn:
-        raise TraceError("@ is not a verb. For the sum of products write leaf_dot(x, y) or global_dot(x, y).")
+        raise TraceError(
+            "@ is not a verb: write matmul(x, y), or for the sum of products leaf_dot(x, y) or global_dot(x, y)."
+        )
 
     def __round__(self, digits: object = None) -> NoReturn:
         raise TraceError("round is not a verb: for a Scalar write floor(x + 0.5).")
@@ -316,30 +335,39 @@ class Number(Value):
 
 
 class Array(Number):
-    """A tensor of the leaf's shape.  In a state: one number per parameter, kept in the parameter's dtype."""
+    """A tensor, shaped like the leaf unless it was summed along an axis or made of matrix products.
+
+    In a state: shaped as it is at first, and kept in the parameter's dtype.
+    """
 
     __slots__ = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._fact("shape")  # type: ignore[no-any-return]
+        self._ask("shape")
+        return self.graph.shapes[self.index]
 
     @property
     def ndim(self) -> int:
-        return self._fact("ndim")  # type: ignore[no-any-return]
+        self._ask("ndim")
+        return len(self.graph.shapes[self.index])
 
     @property
     def size(self) -> int:
-        return self._fact("size")  # type: ignore[no-any-return]
+        shape = self.graph.shapes[self.index]
+        is_leafs = self.graph.leaf is not None and shape == self.graph.leaf.shape
+        self._ask("size" if is_leafs else "shape")
+        return math.prod(shape)
 
     @property
     def name(self) -> str:
         """The leaf's name in the model, as the user's framework spells it."""
-        return self._fact("name")  # type: ignore[no-any-return]
+        return self._ask("name")  # type: ignore[no-any-return]
 
-    def _fact(self, name: str) -> Any:
+    def _ask(self, fact: str) -> Any:
+        """What is known of the leaf, and that the program depends on it."""
         assert self.graph.leaf is not None
-        return self.graph.facts.setdefault(name, getattr(self.graph.leaf, name))
+        return self.graph.facts.setdefault(fact, getattr(self.graph.leaf, fact))
 
 
 class Scalar(Number):
@@ -488,6 +516,8 @@ _SAME = {
 _AS_WRITTEN = "A rule computes with values as they are: leave it out."
 _INSTEAD = {
     "mean": "Write leaf_sum(x) / x.size.",
+    "T": "Write transpose(x).",
+    "mT": "Write transpose(x).",
     "min": "Write -leaf_max(-x).",
     "amin": "Write -leaf_max(-x).",
     "var": "Write leaf_sum(square(x - mean)) / x.size with mean = leaf_sum(x) / x.size.",

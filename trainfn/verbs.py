@@ -21,6 +21,9 @@ from trainfn.trace import Array, Flag, Operand, TraceError, Value
 __all__ = [
     "abs",
     "apply_if",
+    "axis_max",
+    "axis_mean",
+    "axis_sum",
     "clip",
     "cos",
     "exp",
@@ -36,12 +39,14 @@ __all__ = [
     "leaf_norm",
     "leaf_sum",
     "log",
+    "matmul",
     "maximum",
     "minimum",
     "pi",
     "sign",
     "sqrt",
     "square",
+    "transpose",
     "where",
     "zeros_like",
 ]
@@ -164,6 +169,37 @@ def global_max(x: Array) -> Any:
     return _reduce("global_max", x)
 
 
+# -- along axes, and matrices: Arrays of other shapes, which fit those of the leaf by numpy's rules -------------------
+
+
+def axis_sum(x: Array, axis: int) -> Any:
+    """Sums along one axis, which is kept with length 1; each is what leaf_sum would give, rounded to x's dtype."""
+    return _along_axis("axis_sum", x, axis)
+
+
+def axis_mean(x: Array, axis: int) -> Any:
+    """axis_sum(x, axis) divided by the length of the axis."""
+    return axis_sum(x, axis) / x.shape[axis]
+
+
+def axis_max(x: Array, axis: int) -> Any:
+    """The largest elements along one axis, which is kept with length 1; NaN wins."""
+    return _along_axis("axis_max", x, axis)
+
+
+def matmul(x: Array, y: Array) -> Any:
+    """The matrix product over the last two axes, summed as each library sums: close everywhere, not the same bits."""
+    for matrix in (x, y):
+        _expect_matrix("matmul", matrix)
+    return trace.emit("matmul", x, y)
+
+
+def transpose(x: Array) -> Any:
+    """x with its last two axes exchanged."""
+    _expect_matrix("transpose", x)
+    return trace.emit("transpose", x)
+
+
 # -- making state ------------------------------------------------------------------------------------------------------
 
 
@@ -222,10 +258,24 @@ def _reduce(verb: str, *arrays: Any) -> Any:
 
 def _full(verb: str, x: Any, value: Any) -> Array:
     graph = _expect_array(verb, x).graph
+    if graph.leaf is not None and graph.shapes[x.index] != graph.leaf.shape:
+        raise TraceError(f"{verb} makes arrays of the leaf's shape: of others write axis_sum(zeros_like(p), axis).")
     number = trace.lift(graph, verb, value)
     if not isinstance(number, trace.Scalar):
         raise TraceError(f"{verb} takes a number to put everywhere, not {number!r}.")
     return graph.emit("fill", (number.index,), Sort.ARRAY)  # type: ignore[return-value]
+
+
+def _along_axis(verb: str, x: Any, axis: int) -> Any:
+    ndim = _expect_array(verb, x).ndim
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -ndim <= axis < ndim:
+        raise TraceError(f"{verb}: axis = {axis!r} must be a whole number in [-{ndim}, {ndim}) for {x!r}.")
+    return x.graph.emit(verb, (x.index,), Sort.ARRAY, axis if axis < 0 else axis - ndim)
+
+
+def _expect_matrix(verb: str, x: Any) -> None:
+    if _expect_array(verb, x).ndim < 2:
+        raise TraceError(f"{verb} takes matrices, and {x!r} has {x.ndim} axes: branch on g.ndim.")
 
 
 def _expect_array(verb: str, x: Any) -> Array:

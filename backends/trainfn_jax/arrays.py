@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from trainfn.interpret import Call
-from trainfn_jax import reductions
+from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, pin
 from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
 
@@ -85,8 +85,13 @@ class Meetings:
         return self.known[key][0]
 
 
-def table(storage: Any, compute: Any, meetings: Meetings) -> dict[str, Callable[..., Any]]:
-    """How a leaf stored as `storage` computes element by element; numbers stay numbers until an array meets them."""
+def table(
+    storage: Any, compute: Any, meetings: Meetings, whole: tuple[int, ...] | None = None
+) -> dict[str, Callable[..., Any]]:
+    """How a leaf stored as `storage` computes; numbers stay numbers until an array meets them.
+
+    `whole` is the leaf's shape for programs that do not compute element by element only.
+    """
 
     def meet(x: Any) -> Any:
         return meetings(x, compute)
@@ -95,7 +100,24 @@ def table(storage: Any, compute: Any, meetings: Meetings) -> dict[str, Callable[
         return lax.convert_element_type(round_to(x, storage), compute)
 
     operations = _ELEMENTWISE_ON_GPU if _keeps_subnormals() else _ELEMENTWISE
-    return {**operations, "meet": meet, "stored": stored, "fill": meet}
+    elementwise = {**operations, "meet": meet, "stored": stored, "fill": meet}
+    if whole is None:
+        return elementwise
+    return {
+        **{op: _broadcasting(operation) for op, operation in elementwise.items()},
+        **axes.OPERATIONS,
+        "fill": lambda x: lax.broadcast(meet(x), whole),
+    }
+
+
+def _broadcasting(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """On arrays of shapes that fit together; numbers stay numbers."""
+
+    def apply(*xs: Any) -> Any:
+        shape = np.broadcast_shapes(*map(np.shape, xs))
+        return operation(*(x if np.ndim(x) == 0 else jnp.broadcast_to(x, shape) for x in xs))
+
+    return apply
 
 
 def _keeps_subnormals() -> bool:
@@ -220,8 +242,15 @@ class Reductions:
         return sums
 
     def _whole(self, *xs: Any) -> tuple[Any, ...]:
-        """Each in the leaf's shape, equal ones still one object."""
-        spread_out = {id(x): spread(x, self.like) for x in xs}
+        """Each in one shape, the leaf's for numbers; equal ones still one object."""
+        like = max(xs, key=np.ndim)
+        shape = np.broadcast_shapes(*map(np.shape, xs))
+        spread_out = {
+            id(x): spread(x, self.like if np.ndim(like) == 0 else like)
+            if np.ndim(x) == 0
+            else jnp.broadcast_to(x, shape)
+            for x in xs
+        }
         return tuple(spread_out[id(x)] for x in xs)
 
 

@@ -13,7 +13,7 @@ than it does in optax.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optax  # type: ignore[import-untyped]
@@ -24,19 +24,19 @@ from trainfn.rule import Definition
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.masks import masked
 from trainfn_jax.transform import transform
-from trainfn_jax.vocabulary import HYPERPARAMETERS
+from trainfn_jax.vocabulary import ARGUMENTS, HYPERPARAMETERS
 
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
 _REQUIRED = inspect.Parameter.empty
-_KEYWORD = "keyword-only from here"
+KEYWORD = "keyword-only from here"
 
-_DOC = """optax.{name} in trainfn's arithmetic.
+_DOC = """{name} in trainfn's arithmetic.
 
 An argument is a number, a 0-d array, a trainfn schedule or, as in optax, a function of the count of updates; options
 (None, True, a string) choose the formula.  No argument is a function of the leaf: such a function goes to the rule,
 
-    trainfn_jax.transform(trainfn.{name}({example}=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0))
+    trainfn_jax.transform(trainfn.{rule_name}({example}=lambda leaf: 0.1 if leaf.ndim > 1 else 0.0))
 
 {mask}The rule, with trainfn's own defaults:
 
@@ -49,29 +49,36 @@ function of the parameters that makes one.
 """
 
 
-def _optimizer(rule: Definition, *arguments: tuple[str, Any] | str, **fixed: Any) -> Factory:
-    """`rule` as a function of optax's arguments (name and default); `fixed` are options optax leaves no choice of."""
+def optimizer(
+    rule: Definition, *arguments: tuple[str, Any] | str, name: str = "", within: str = "optax", **fixed: Any
+) -> Factory:
+    """`rule` as a function of optax's arguments (name and default).
+
+    It has the rule's name unless `name` is given, and its namesake is `within` that module; `fixed` are options optax
+    leaves no choice of.
+    """
+    name = name or rule.name
     signature = _signature(arguments)
-    ours = {optax_name: name for name, optax_name in HYPERPARAMETERS.items()}
 
     def make(*args: Any, **kwargs: Any) -> optax.GradientTransformationExtraArgs:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             names = ", ".join(signature.parameters)
-            raise TypeError(f"{rule.name}: {error}; its arguments are {names}.") from None
+            raise TypeError(f"{name}: {error}; its arguments are {names}.") from None
         bound.apply_defaults()
         mask = bound.arguments.pop("mask", None)
         hyper = {
-            ours.get(name, name): _as_hyperparameter(f"{rule.name}'s {name}", value)
-            for name, value in bound.arguments.items()
+            ours: _as_hyperparameter(f"{name}'s {argument}", x)
+            for argument, value in bound.arguments.items()
+            for ours, x in _hyperparameters(rule, argument, value)
         }
         if mask is None:
             return transform(rule(**hyper, **fixed))
         return masked(lambda decay: rule(**{**hyper, "weight_decay": decay}, **fixed), hyper["weight_decay"], mask)
 
-    make.__name__ = make.__qualname__ = rule.name
-    make.__doc__ = _doc(rule, "mask" in signature.parameters)
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = _doc(f"{within}.{name}", rule, "mask" in signature.parameters)
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
@@ -90,10 +97,20 @@ def _signature(arguments: tuple[tuple[str, Any] | str, ...]) -> inspect.Signatur
     return inspect.Signature(parameters, return_annotation=optax.GradientTransformationExtraArgs)
 
 
-def _doc(rule: Definition, has_mask: bool) -> str:
+_OURS = {theirs: (ours,) for ours, theirs in HYPERPARAMETERS.items()} | dict(ARGUMENTS)
+
+
+def _hyperparameters(rule: Definition, argument: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The hyperparameters that an argument of optax stands for, by trainfn's names."""
+    names = (argument,) if argument in rule.defaults else _OURS.get(argument, (argument,))
+    return zip(names, value if len(names) > 1 else (value,), strict=True)
+
+
+def _doc(name: str, rule: Definition, has_mask: bool) -> str:
     example = "weight_decay" if "weight_decay" in rule.defaults else "lr"
     text = inspect.cleandoc(rule.__doc__ or "")
-    return _DOC.format(name=rule.name, example=example, mask=_MASK_DOC if has_mask else "", rule=text)
+    mask = _MASK_DOC if has_mask else ""
+    return _DOC.format(name=name, rule_name=rule.name, example=example, mask=mask, rule=text)
 
 
 def _as_hyperparameter(argument: str, value: Any) -> Any:
@@ -101,29 +118,60 @@ def _as_hyperparameter(argument: str, value: Any) -> Any:
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
 
-_LEARNING_RATE = ("learning_rate", _REQUIRED)
+LEARNING_RATE = ("learning_rate", _REQUIRED)
+MOMENTS = (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
+DECAY = (("weight_decay", 1e-4), ("mask", None))
+NESTEROV = ("nesterov", False)
 
-sgd = _optimizer(trainfn.sgd, _LEARNING_RATE, ("momentum", None), ("nesterov", False))
-adam = _optimizer(trainfn.adam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
-adamw = _optimizer(
-    trainfn.adamw,
-    _LEARNING_RATE,
-    ("b1", 0.9),
-    ("b2", 0.999),
+sgd = optimizer(trainfn.sgd, LEARNING_RATE, ("momentum", None), ("nesterov", False))
+adam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, NESTEROV)
+adamw = optimizer(trainfn.adamw, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, *DECAY, NESTEROV)
+nadam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), name="nadam", nesterov=True)
+nadamw = optimizer(
+    trainfn.adamw, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, *DECAY, name="nadamw", nesterov=True
+)
+amsgrad = optimizer(
+    trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), name="amsgrad", amsgrad=True, max_of_debiased=True
+)
+adamax = optimizer(trainfn.adamax, LEARNING_RATE, *MOMENTS)
+adamaxw = optimizer(trainfn.adamaxw, LEARNING_RATE, *MOMENTS, *DECAY)
+adabelief = optimizer(trainfn.adabelief, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-16), ("eps_root", 1e-16))
+yogi = optimizer(trainfn.yogi, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-3))
+adan = optimizer(
+    trainfn.adan,
+    LEARNING_RATE,
+    ("b1", 0.98),
+    ("b2", 0.92),
+    ("b3", 0.99),
     ("eps", 1e-8),
-    _KEYWORD,
-    ("weight_decay", 1e-4),
+    ("eps_root", 1e-8),
+    ("weight_decay", 0.0),
     ("mask", None),
+    one_minus_b2=True,
 )
-lion = _optimizer(
-    trainfn.lion, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), _KEYWORD, ("weight_decay", 1e-3), ("mask", None)
+optimistic_gradient_descent = optimizer(
+    trainfn.optimistic_gradient_descent, LEARNING_RATE, ("alpha", 1.0), ("beta", 1.0)
 )
-radam = _optimizer(
-    trainfn.radam, _LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), _KEYWORD, ("threshold", 5.0)
+optimistic_adam_v2 = optimizer(
+    trainfn.optimistic_adam,
+    LEARNING_RATE,
+    KEYWORD,
+    ("alpha", 1.0),
+    ("beta", 1.0),
+    *MOMENTS,
+    ("eps_root", 0.0),
+    ("nesterov", True),
+    name="optimistic_adam_v2",
 )
-rmsprop = _optimizer(
+lion = optimizer(
+    trainfn.lion, LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), KEYWORD, ("weight_decay", 1e-3), ("mask", None)
+)
+sign_sgd = optimizer(trainfn.sign_sgd, LEARNING_RATE)
+signum = optimizer(trainfn.signum, LEARNING_RATE, ("beta", 0.9))
+radam = optimizer(trainfn.radam, LEARNING_RATE, *MOMENTS, KEYWORD, ("threshold", 5.0))
+rmsprop = optimizer(
     trainfn.rmsprop,
-    _LEARNING_RATE,
+    LEARNING_RATE,
     ("decay", 0.9),
     ("eps", 1e-8),
     ("initial_scale", 0.0),
@@ -133,6 +181,45 @@ rmsprop = _optimizer(
     ("nesterov", False),
     lr_in_momentum=True,
 )
-adagrad = _optimizer(
-    trainfn.adagrad, _LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True
+adagrad = optimizer(trainfn.adagrad, LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True)
+lamb = optimizer(
+    trainfn.lamb,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-6),
+    KEYWORD,
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+lars = optimizer(
+    trainfn.lars,
+    LEARNING_RATE,
+    ("weight_decay", 0.0),
+    KEYWORD,
+    ("trust_coefficient", 0.001),
+    ("eps", 0.0),
+    ("momentum", 0.9),
+    ("nesterov", False),
+)
+fromage = optimizer(trainfn.fromage, LEARNING_RATE, ("min_norm", 1e-6))
+novograd = optimizer(
+    trainfn.novograd, LEARNING_RATE, ("b1", 0.9), ("b2", 0.25), ("eps", 1e-6), KEYWORD, ("weight_decay", 0.0)
+)
+polyak_sgd = optimizer(
+    trainfn.polyak_sgd,
+    ("max_learning_rate", 1.0),
+    ("scaling", 1.0),
+    ("f_min", 0.0),
+    ("eps", 0.0),
+    ("variant", "sps"),
+)
+adadelta = optimizer(trainfn.adadelta, ("learning_rate", None), ("rho", 0.9), ("eps", 1e-6))
+rprop = optimizer(
+    trainfn.rprop,
+    LEARNING_RATE,
+    ("eta_minus", 0.5),
+    ("eta_plus", 1.2),
+    ("min_step_size", 1e-6),
+    ("max_step_size", 50.0),
 )

@@ -41,11 +41,11 @@ def narrow(x: Any, dtype: Any) -> Any:
     if isinstance(x, float):
         with np.errstate(over="ignore"):
             return reference.arrays(dtype, ())["meet"](x)[()]
-    rounded = _rounded(x, np.dtype(dtype))
-    return lax.div(rounded, opaque_one(rounded))
+    once = rounded(x, np.dtype(dtype))
+    return lax.div(once, opaque_one(once))
 
 
-def _rounded(x: Any, dtype: Any) -> Any:
+def rounded(x: Any, dtype: Any) -> Any:
     """A float64 number in another dtype, zero of its sign if it rounds to a subnormal one.
 
     Processors that flush take a number for subnormal that rounds up to the smallest normal one, if it would not do so
@@ -120,7 +120,7 @@ def _pow2(k: Any) -> Array:
 
 
 def _single(x: Any) -> Array:
-    return lax.convert_element_type(_rounded(x, np.dtype(np.float32)), FLOAT64)
+    return lax.convert_element_type(rounded(x, np.dtype(np.float32)), FLOAT64)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Array:

@@ -132,8 +132,10 @@ def _call(
         **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
         **_loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
     }
-    table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings)
-    call = Call(update_program(recipe.rule, spec.leaf), inputs, table)
+    program = update_program(recipe.rule, spec.leaf)
+    whole = None if program.is_elementwise else spec.leaf.shape
+    table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings, whole)
+    call = Call(program, inputs, table)
     table.update(arrays.Reductions(call, g, meetings, spec.axes).table)
     return call
 

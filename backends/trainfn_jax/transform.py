@@ -88,6 +88,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     trees.check_floating(name, "a parameter", dtype)
     leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
     compute = arrays.compute_dtype(dtype)
+    _check_axes(rule, leaf, dtype)
     program = with_pins(lower(rule.init_program(leaf)))
     arguments = Arguments(count=jnp.zeros((), jnp.int32))
     setting = arguments.setting(rule, Leaf(name, np.shape(p)))
@@ -96,13 +97,18 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
         if isinstance(p, jax.ShapeDtypeStruct):
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
         inputs["p"] = arrays.load(held(jnp.asarray(p, dtype)), compute)
-    table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings())
+    whole = None if program.is_elementwise else leaf.shape
+    table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings(), whole)
     outputs = run([Call(program, inputs, table)], TABLE)[0]
     like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
+    others = {
+        name: jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+        for name, shape in rule.state_shapes(leaf).items()
+    }
     state = {}
     for f in rule.fields_of(leaf):
         values = [outputs[part] for part in f.inputs]
-        state[f.name] = arrays.stored_as(values[0], like) if f.is_array else stored_scalar(values)
+        state[f.name] = arrays.stored_as(values[0], others.get(f.name, like)) if f.is_array else stored_scalar(values)
     return state
 
 
@@ -160,7 +166,13 @@ def _recipe(
 
 def _axes(rule: Rule, axis_name: AxisName | None, leaf: Leaf, g: Any) -> tuple[str, ...]:
     """The mesh axes that the leaf's reductions go over; none if it has no reductions."""
-    if not update_program(rule, leaf).has_reductions:
+    program = update_program(rule, leaf)
+    if not program.is_elementwise and (axis_name or _varying_axes(g)):
+        raise ValueError(
+            f"leaf {leaf.name!r} is a shard, and {rule.name} works along the axes of whole arrays: call the update "
+            "outside of shard_map, where the compiler shards it."
+        )
+    if not program.has_reductions:
         return ()
     if axis_name is None:
         _check_whole(rule, leaf, g)
@@ -215,6 +227,11 @@ def _check_state(rule: Rule, state: Any) -> None:
         )
 
 
+def _check_axes(rule: Rule, leaf: Leaf, dtype: Any) -> None:
+    if np.issubdtype(dtype, np.complexfloating) and not rule.program(leaf).is_elementwise:
+        raise TypeError(f"leaf {leaf.name!r} is complex, and {rule.name} works along the axes of real arrays.")
+
+
 def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
     trees.check_floating(leaf.name, "a gradient", jnp.result_type(x.g))
     if x.p is not None:
@@ -222,6 +239,8 @@ def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
         trees.check_shape(leaf.name, "the parameter", np.shape(x.p), np.shape(x.g))
     elif "p" in update_program(rule, leaf).inputs(Sort.ARRAY):
         raise ValueError(f"{rule.name} reads the parameters: call update(gradients, state, params).")
+    others = rule.state_shapes(leaf)
+    _check_axes(rule, leaf, jnp.result_type(x.g))
     for f in rule.fields_of(leaf):
         if f.is_of_model:
             continue
@@ -229,5 +248,5 @@ def _check_leaf(rule: Rule, leaf: Leaf, x: LeafArrays) -> None:
             raise ValueError(
                 f"leaf {leaf.name!r}: the state has no {f.name}; call init again with this leaf in params."
             )
-        shape = np.shape(x.g) if f.is_array else (2,) if f.is_pair else ()
+        shape = others.get(f.name, np.shape(x.g)) if f.is_array else (2,) if f.is_pair else ()
         trees.check_shape(leaf.name, f"the state's {f.name}", np.shape(x.state[f.name]), shape)

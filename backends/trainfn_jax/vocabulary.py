@@ -8,15 +8,72 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 # Hyperparameters, for every rule: trainfn's word -> optax's.
-HYPERPARAMETERS: Mapping[str, str] = {"lr": "learning_rate"}
+HYPERPARAMETERS: Mapping[str, str] = {
+    "lr": "learning_rate",
+    "b3": "beta3",
+    "d0": "estim_lr0",
+    "d_coefficient": "estim_lr_coef",
+    "initial_square_distance": "init_estim_sq_dist",
+}
+
+# optax's arguments that hold several hyperparameters, or one that has another name elsewhere.
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "betas": ("b1", "b2"),
+    "init_step": ("start", "start_value"),
+    "beta": ("b1",),
+    "max_learning_rate": ("lr",),
+}
 
 # State fields, by rule: trainfn's word -> optax's.
 STATE: Mapping[str, Mapping[str, str]] = {
-    "adam": {"m": "mu", "v": "nu"},
-    "adamw": {"m": "mu", "v": "nu"},
+    "adam": {"m": "mu", "v": "nu", "v_max": "nu_max"},
+    "adamw": {"m": "mu", "v": "nu", "v_max": "nu_max"},
     "radam": {"m": "mu", "v": "nu"},
     "lion": {"m": "mu"},
     "sgd": {"buf": "trace"},
     "rmsprop": {"v": "nu", "mean": "mu", "buf": "trace"},
     "adagrad": {"s": "sum_of_squares"},
+    "lamb": {"m": "mu", "v": "nu"},
+    "lars": {"buf": "trace"},
+    "novograd": {"m": "mu", "v": "nu"},
+    "prodigy": {
+        "m": "exp_avg",
+        "v": "exp_avg_sq",
+        "s": "grad_sum",
+        "p0": "params0",
+        "r": "numerator_weighted",
+        "d": "estim_lr",
+    },
+    "dadapt_adamw": {
+        "m": "exp_avg",
+        "v": "exp_avg_sq",
+        "s": "grad_sum",
+        "r": "numerator_weighted",
+        "d": "estim_lr",
+    },
+    "dog": {"p0": "init_params", "r": "max_dist", "G": "sum_sq_norm_grads"},
+    "dowg": {"p0": "init_params", "r": "estim_sq_dist", "v": "weighted_sq_norm_grads"},
+    "momo": {"m": "exp_avg", "f": "barf"},
+    "momo_adam": {"m": "exp_avg", "v": "exp_avg_sq", "f": "barf"},
+    "cocob": {
+        "p0": "init_particles",
+        "C": "cumulative_gradients",
+        "L": "scale",
+        "G": "subgradients",
+        "R": "reward",
+    },
+    "adamax": {"m": "mu", "u": "nu"},
+    "adamaxw": {"m": "mu", "u": "nu"},
+    "adadelta": {"v": "e_g", "d": "e_x"},
+    "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},
+    "signum": {"m": "ema"},
+    "adabelief": {"m": "mu", "s": "nu"},
+    "acprop": {"m": "mu", "s": "nu"},
+    "yogi": {"m": "mu", "v": "nu"},
+    "adan": {"g_last": "g"},
+    "adopt": {"m": "mu", "v": "nu"},
+    "ademamix": {"v": "nu"},
+    "simplified_ademamix": {"v": "n"},
+    "optimistic_gradient_descent": {"last": "previous_gradient"},
+    "optimistic_adam": {"m": "mu", "v": "nu", "last": "previous_gradient"},
 }

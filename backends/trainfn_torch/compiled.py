@@ -61,14 +61,8 @@ def _step(
 
 
 @_step.register_fake
-def _(
-    number: int,
-    indices: Sequence[int],
-    params: Sequence[torch.Tensor],
-    grads: Sequence[torch.Tensor],
-    value: torch.Tensor | None,
-) -> None:
-    return None
+def _(*arguments: object) -> None:
+    """Nothing is returned."""
 
 
 def step(number: int, every: Sequence[torch.Tensor], value: Any) -> None:

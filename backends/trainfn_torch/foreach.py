@@ -38,7 +38,9 @@ from trainfn_torch.tensors import is_plain
 
 
 def accepts(leaf: LeafUpdate) -> bool:
-    """Native dense tensors."""
+    """Native dense tensors whose elements are computed one by one."""
+    if not leaf.program.is_elementwise:
+        return False
     tensors = [leaf.p, *leaf.state.values()]
     return all(is_plain(x) and x.layout is torch.strided for x in tensors)
 

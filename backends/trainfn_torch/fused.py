@@ -90,6 +90,8 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
 
 def refusal(leaf: LeafUpdate) -> str | None:
     """Why the kernels do not take this leaf; None if they do."""
+    if not leaf.program.is_elementwise:
+        return "its program works along axes or multiplies matrices"
     return memory.refusal(leaf, *_state_names(_kept(leaf.program)))
 
 

@@ -17,7 +17,7 @@ same list of the same objects.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -42,6 +42,7 @@ class LeafUpdate:
     hyper: every scalar input of the program but `step` and the counts (hyperparameters, `value`, `grad_scale`,
         `found_inf`), as Python floats or 0-d tensors.  Leaves of one group share one mapping object.
     model: names in `state` that belong to the whole model.
+    shapes: of those arrays in `state` that are not shaped like p.
     age: leaves of equal age have been updated together since their steps were equal, so that an execution that cannot
         read `step` without waiting for a device knows which steps are equal.
     """
@@ -53,6 +54,7 @@ class LeafUpdate:
     step: torch.Tensor
     hyper: Mapping[str, Any]
     model: frozenset[str] = frozenset()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     age: int = 0
 
     def is_array(self, name: str) -> bool:
@@ -92,7 +94,7 @@ def check_shapes(leaves: Sequence[LeafUpdate]) -> None:
         if leaf.g.shape != shape:
             raise Reshaped(leaf, "gradient", leaf.g)
         for name, x in leaf.state.items():
-            if x.shape != shape and leaf.is_array(name):
+            if x.shape != leaf.shapes.get(name, shape) and leaf.is_array(name):
                 raise Reshaped(leaf, f"state {name}", x)
 
 

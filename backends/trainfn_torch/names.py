@@ -1,7 +1,7 @@
 """torch.optim's words for the core's: what a state entry and a group's key are called.
 
-The table is data, by rule; what it does not name keeps the core's name.  Hyperparameters `b1`, `b2` stand together
-under `betas`, where torch's momentum-cycling schedulers look for them.
+The table is data, by rule; what it does not name keeps the core's name.  Some hyperparameters stand together under
+one key: `b1`, `b2` under `betas`, where torch's momentum-cycling schedulers look for them.
 """
 
 from __future__ import annotations
@@ -30,9 +30,16 @@ WORDS: Mapping[str, Words] = {
     "sgd": Words({"buf": "momentum_buffer"}),
     "rmsprop": Words({"v": "square_avg", "mean": "grad_avg", "buf": "momentum_buffer"}, {"decay": "alpha"}),
     "adagrad": Words({"s": "sum"}),
+    "adamax": Words({"m": "exp_avg", "u": "exp_inf"}),
+    "nadam": Words(_MOMENTS),
+    "adadelta": Words({"v": "square_avg", "d": "acc_delta"}),
 }
 
-_BETAS = ("b1", "b2", "b3")
+_TOGETHER: Mapping[str, tuple[str, ...]] = {
+    "betas": ("b1", "b2", "b3"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("min_step_size", "max_step_size"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,9 @@ def _keys(hyper: Sequence[tuple[str, str]]) -> Iterator[Key]:
     for name, torch_name in hyper:
         prefix, _, own = name.rpartition(".")
         dot = f"{prefix}." if prefix else ""
-        betas = tuple(dot + b for b in _BETAS if dot + b in names)
-        if own not in _BETAS or len(betas) == 1:
-            yield Key(torch_name, (name,))
-        elif name == betas[0]:
-            yield Key(f"{dot}betas", betas)
+        key, parts = next(((k, parts) for k, parts in _TOGETHER.items() if own in parts), (own, (own,)))
+        present = tuple(dot + part for part in parts if dot + part in names)
+        if len(present) == 1:
+            yield Key(torch_name, present)
+        elif name == present[0]:
+            yield Key(dot + key, present)

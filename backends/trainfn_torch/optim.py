@@ -70,10 +70,9 @@ class AdamW(_Namesake):
         amsgrad: bool = False,
         **options: Any,
     ) -> None:
-        _refuse("amsgrad", amsgrad)
         b1, b2 = _pair(betas)
-        rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-        super().__init__(params, rule, fixed={"amsgrad": False, "decoupled_weight_decay": True}, **options)
+        rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
+        super().__init__(params, rule, fixed={"amsgrad": amsgrad, "decoupled_weight_decay": True}, **options)
 
 
 class Adam(_Namesake):
@@ -91,13 +90,12 @@ class Adam(_Namesake):
         decoupled_weight_decay: bool = False,
         **options: Any,
     ) -> None:
-        _refuse("amsgrad", amsgrad)
         b1, b2 = _pair(betas)
         if decoupled_weight_decay:
-            rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+            rule = rules.adamw(lr=lr, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
         else:
-            rule = _coupled(weight_decay, rules.adam(lr=lr, b1=b1, b2=b2, eps=eps))
-        fixed = {"amsgrad": False, "decoupled_weight_decay": decoupled_weight_decay}
+            rule = _coupled(weight_decay, rules.adam(lr=lr, b1=b1, b2=b2, eps=eps, amsgrad=amsgrad))
+        fixed = {"amsgrad": amsgrad, "decoupled_weight_decay": decoupled_weight_decay}
         super().__init__(params, rule, fixed=fixed, **options)
 
 
@@ -121,6 +119,45 @@ class RAdam(_Namesake):
         else:
             rule = _coupled(weight_decay, rule)
         super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
+
+
+class NAdam(_Namesake):
+    """torch.optim.NAdam: `trainfn.rules.nadam` between weight decays."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        momentum_decay: Any = 4e-3,
+        decoupled_weight_decay: bool = False,
+        **options: Any,
+    ) -> None:
+        b1, b2 = _pair(betas)
+        rule = rules.nadam(lr=lr, b1=b1, b2=b2, eps=eps, momentum_decay=momentum_decay)
+        if decoupled_weight_decay:
+            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
+        else:
+            rule = _coupled(weight_decay, rule)
+        super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
+
+
+class Adamax(_Namesake):
+    """torch.optim.Adamax: `trainfn.rules.adamax` after `coupled_weight_decay`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 2e-3,
+        betas: tuple[Any, Any] = (0.9, 0.999),
+        eps: Any = 1e-8,
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
+        b1, b2 = _pair(betas)
+        super().__init__(params, _coupled(weight_decay, rules.adamax(lr=lr, b1=b1, b2=b2, eps=eps)), **options)
 
 
 class SGD(_Namesake):
@@ -186,6 +223,49 @@ class Adagrad(_Namesake):
         super().__init__(params, _coupled(weight_decay, rule), **options)
 
 
+class Adadelta(_Namesake):
+    """torch.optim.Adadelta: `trainfn.rules.adadelta` after `coupled_weight_decay`."""
+
+    def __init__(
+        self, params: Any, lr: Any = 1.0, rho: Any = 0.9, eps: Any = 1e-6, weight_decay: Any = 0.0, **options: Any
+    ) -> None:
+        super().__init__(params, _coupled(weight_decay, rules.adadelta(lr=lr, rho=rho, eps=eps)), **options)
+
+
+class Rprop(_Namesake):
+    """torch.optim.Rprop: `trainfn.rules.rprop`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        etas: tuple[Any, Any] = (0.5, 1.2),
+        step_sizes: tuple[Any, Any] = (1e-6, 50),
+        **options: Any,
+    ) -> None:
+        eta_minus, eta_plus = _pair(etas, "etas", "eta_minus, eta_plus")
+        smallest, largest = _pair(step_sizes, "step_sizes", "the smallest, the largest")
+        rule = rules.rprop(lr=lr, eta_minus=eta_minus, eta_plus=eta_plus, min_step_size=smallest, max_step_size=largest)
+        super().__init__(params, rule, **options)
+
+
+class ASGD(_Namesake):
+    """torch.optim.ASGD: `trainfn.rules.asgd` after `coupled_weight_decay`."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        lambd: Any = 1e-4,
+        alpha: Any = 0.75,
+        t0: Any = 1e6,
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
+        rule = rules.asgd(lr=lr, lambd=lambd, alpha=alpha, t0=t0)
+        super().__init__(params, _coupled(weight_decay, rule), **options)
+
+
 class Lion(_Namesake):
     """Lion as in its paper's code, which torch.optim has not: `trainfn.rules.lion`."""
 
@@ -206,10 +286,10 @@ def _coupled(weight_decay: Any, rule: Rule) -> Rule:
     return chain(rules.coupled_weight_decay(weight_decay=weight_decay), rule)
 
 
-def _pair(betas: Any) -> tuple[Any, Any]:
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise ValueError(f"betas = {betas!r} must be a tuple of 2: b1, b2.")
-    return betas[0], betas[1]
+def _pair(values: Any, name: str = "betas", what: str = "b1, b2") -> tuple[Any, Any]:
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise ValueError(f"{name} = {values!r} must be a tuple of 2: {what}.")
+    return values[0], values[1]
 
 
 def _is_zero(value: Any) -> bool:
@@ -219,8 +299,3 @@ def _is_zero(value: Any) -> bool:
 def _zeros(**values: Any) -> dict[str, float]:
     """Those that are 0, for which the rule is made without them."""
     return {name: 0 for name, value in values.items() if _is_zero(value)}
-
-
-def _refuse(name: str, asked: bool) -> None:
-    if asked:
-        raise ValueError(f"{name} is not among trainfn's rules; leave it False, or use torch.optim's.")

@@ -331,6 +331,11 @@ class Optimizer(torch.optim.Optimizer):
         state = self.state[p]
         program = rule.program(leaf)
         program = self._programs.setdefault(program, program)
+        if not program.is_elementwise and (is_sharded(p) or p.is_complex()):
+            raise TypeError(
+                f"{_describe(group, i)} is {'a shard' if is_sharded(p) else 'complex'}, and {self.rule.name} works "
+                "along the axes of whole real tensors: give such parameters another rule, in an optimizer of their own."
+            )
         old = self._slots.get(p)
         if old is not None and old.is_still(program, state, hyper):
             return old
@@ -340,7 +345,7 @@ class Optimizer(torch.optim.Optimizer):
             states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
-        return Slot(program, p, state, hyper, self._names, self._model, self.execution)
+        return Slot(program, p, state, hyper, self._names, self._model, self.rule.state_shapes(leaf), self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
 

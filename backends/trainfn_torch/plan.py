@@ -38,6 +38,7 @@ class Slot:
         hyper: dict[str, Any],
         names: Names,
         model: Mapping[str, torch.Tensor],
+        shapes: Mapping[str, tuple[int, ...]],
         preferred: str | None,
     ) -> None:
         self.p, self.program, self.state, self.hyper = p, program, state, hyper
@@ -57,6 +58,7 @@ class Slot:
             step=state["step"],
             hyper=hyper,
             model=frozenset(shared),
+            shapes=shapes,
         )
         self._values = list(state.values())
         self._memory = self._look()

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 
 from trainfn import reference
-from trainfn.interpret import Call, Table, run
+from trainfn.interpret import Call, Table, evaluate_scalars, run
 from trainfn.lowering import lower
 from trainfn_torch.tensors import has_numbers, is_plain, is_sharded
 
 if TYPE_CHECKING:
+    from trainfn.program import Program
     from trainfn.schedules.schedule import Schedule
 
 # Devices whose numbers the host may read at any time, or which have no float64.
@@ -147,6 +148,11 @@ def _largest(parts: Sequence[float]) -> float:
 
 
 TABLE = Table({op: _scalar(op) for op in reference.SCALARS}, combine, float)
+
+
+def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate a program of scalars: to floats where the host has all inputs, else to 0-d tensors on the device."""
+    return evaluate_scalars(lower(program), {name: load(x) for name, x in inputs.items()}, TABLE)
 
 
 def evaluate_schedule(schedule: Schedule, step: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 
+from trainfn.elementary import grids
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
@@ -200,7 +201,28 @@ def reduction(op: str, leaf: torch.Tensor, *operands: Any) -> Any:
     return reduce_over_mesh(op, load(REDUCTIONS[op](*operands)), leaf)
 
 
+def _axis_sum(axis: int, x: torch.Tensor) -> torch.Tensor:
+    """Sums along an axis, exact like those over leaves, with grids for each."""
+    wide = x.to(torch.float64)
+    largest = wide.abs().amax(axis, keepdim=True) if x.shape[axis] else wide.sum(axis, keepdim=True)
+    count = torch.full_like(largest, x.shape[axis])
+    coarse, fine = run([Call(grids(), {"largest": largest, "count": count})], TABLE)[0].values()
+    high = _coarse(coarse, wide)
+    sums = high.sum(axis, keepdim=True) + _coarse(fine, wide - high).sum(axis, keepdim=True)
+    return flush(torch.where(largest < math.inf, sums, largest).to(x.dtype))
+
+
+def _axis_max(axis: int, x: torch.Tensor) -> torch.Tensor:
+    if not x.shape[axis]:
+        return x.sum(axis, keepdim=True) - math.inf
+    return x.amax(axis, keepdim=True) + 0.0  # of -0.0 it is 0.0
+
+
 _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
+    "axis_sum": _axis_sum,
+    "axis_max": _axis_max,
+    "matmul": lambda x, y: flush(torch.matmul(x, y)),
+    "transpose": lambda x: x.mT,
     "add": lambda x, y: flush(torch.add(x, y)),
     "sub": lambda x, y: flush(torch.sub(x, y)),
     "mul": _rounded_once(torch.mul),

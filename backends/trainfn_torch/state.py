@@ -66,6 +66,8 @@ def _run(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], fiel
 
 
 def _array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    if value.shape != real(p).shape:
+        return value.to(p.dtype, copy=True)
     array = torch.empty_like(p, requires_grad=False, memory_format=torch.preserve_format)
     plain(real(array)).copy_(value)
     return array
@@ -87,15 +89,16 @@ def check(rule: Rule, names: Names, leaf: Leaf, state: Mapping[str, Any], p: tor
             f"and the rule keeps {', '.join(['step', *fields])}. Load a state that this rule saved, or use the "
             "rule that saved this one."
         )
+    shapes = rule.state_shapes(leaf)
     for name, f in fields.items():
-        value = state[name]
+        value, shape = state[name], shapes.get(f.name, tuple(p.shape))
         if not f.is_array:
             check_numbers(f, name, value, f"the state of {where}")
         elif not isinstance(value, torch.Tensor):
             raise TypeError(f"the state of {where}: {name} must be a tensor, not {type(value).__name__}.")
-        elif value.shape != p.shape:
+        elif value.shape != shape:
             raise ValueError(
-                f"the state of {where}: {name} has shape {tuple(value.shape)} where {tuple(p.shape)} is due; "
+                f"the state of {where}: {name} has shape {tuple(value.shape)} where {shape} is due; "
                 "was it saved by another model?"
             )
         elif value.layout is not torch.strided or not _holds(value.dtype, p.dtype):

@@ -17,7 +17,7 @@ import trainfn as tf
 import trainfn_jax
 from tests.bits import differing
 from tests.catalogue import ROWS, Row
-from tests.inputs import numbers, with_specials
+from tests.inputs import loss, numbers, with_specials
 
 SIZE = 300
 SUMMANDS = (np.float32(0.1), np.float32(-0.7))
@@ -30,8 +30,8 @@ def training(tx: Any, params: Any, grads: Any) -> list[Any]:
     """Two updates from the beginning, all that they leave, and what becomes of it in the user's hands."""
     params = {"made": jnp.ones(SIZE), "closed over": PARAMS, "known gradient": params}
     state, results = tx.init(params), []
-    for g, known in zip(grads, GRADS, strict=True):
-        updates, state = tx.update({"made": g, "closed over": g, "known gradient": known}, state, params)
+    for n, (g, known) in enumerate(zip(grads, GRADS, strict=True)):
+        updates, state = tx.update({"made": g, "closed over": g, "known gradient": known}, state, params, value=loss(n))
         params = optax.apply_updates(params, updates)
         numbers_left = [x for x in jax.tree.leaves((updates, state)) if x.dtype == jnp.float32]
         results += [params, updates, state, [[x + number for number in SUMMANDS] for x in numbers_left]]

@@ -26,6 +26,7 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rmsprop", {"momentum": 0.9, "centered": True}),
     ("rmsprop", {"eps_in_sqrt": False, "initial_scale": 0.1}),
     ("adagrad", {"initial_accumulator_value": 1.0}),
+    ("nadamw", {"weight_decay": 0.1}),
 )
 PARAMS = {"w": numbers(1, (7, 5), 3), "b": numbers(2, (5,), 3)}
 
@@ -50,6 +51,26 @@ def test_namesake(name: str, settings: dict[str, Any]) -> None:
         theirs = moved(getattr(optax, name)(schedule, **settings), params)
     for k in PARAMS:
         np.testing.assert_allclose(ours[k], theirs[k], atol=1e-12 * float(np.max(np.abs(theirs[k]))), rtol=0)
+
+
+def test_adadelta_without_a_learning_rate_descends() -> None:
+    """optax's documentation says so; what it computes has the other sign."""
+    ours, theirs = moved(trainfn_jax.adadelta()), moved(optax.adadelta(1.0))
+    for k in PARAMS:
+        np.testing.assert_allclose(ours[k], theirs[k], rtol=1e-5, atol=1e-12)
+
+
+def test_rprop_steps_at_once() -> None:
+    """While no gradient changes its sign optax's updates are these, one step late."""
+    ours, theirs = trainfn_jax.rprop(0.01), optax.rprop(0.01)
+    state, late = ours.init(PARAMS), theirs.init(PARAMS)
+    before = jax.tree.map(jnp.zeros_like, PARAMS)
+    for n in range(1, 5):
+        grads = jax.tree.map(partial(np.multiply, np.float32(n)), PARAMS)
+        updates, state = ours.update(grads, state, PARAMS)
+        expected, late = theirs.update(grads, late, PARAMS)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), before, expected)
+        before = updates
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,12 +170,12 @@ def test_an_unknown_argument_is_named() -> None:
     with pytest.raises(TypeError, match="missing a required argument: 'learning_rate'"):
         trainfn_jax.adamw()
     with pytest.raises(TypeError, match="positional"):
-        trainfn_jax.adamw(0.1, 0.9, 0.999, 1e-8, 1e-4)
+        trainfn_jax.adamw(0.1, 0.9, 0.999, 1e-8, 0.0, 1e-4)
 
 
 def test_public_names() -> None:
     public = {name for name, x in vars(trainfn_jax).items() if not name.startswith("_") and not inspect.ismodule(x)}
-    assert public == set(trainfn_jax.__all__)
+    assert {*public, "contrib"} == set(trainfn_jax.__all__)
     assert list(trainfn_jax.__all__) == sorted(trainfn_jax.__all__)
     for name in NAMES:
         assert getattr(trainfn_jax, name).__name__ == name

@@ -465,7 +465,7 @@ def test_a_label_that_no_leaf_has() -> None:
 def test_state_is_found_and_pickled() -> None:
     tx = trainfn_jax.transform(tf.chain(tf.sgd(momentum=0.9), tf.adamw()))
     state = tx.init(PARAMS)
-    assert state._fields == ("count", "trace", "mu", "nu")
+    assert state._fields == ("count", "trace", "mu", "nu", "nu_max")  # nu_max has no leaves
     assert optax.tree.get(state, "nu") is state.nu
     copy = pickle.loads(pickle.dumps(state))
     assert type(copy) is type(state)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import trainfn as tf
-from tests.executions import Arrays, Trajectory
+from tests.executions import Arrays, Trajectory, extras
 from trainfn import reference
 from trainfn.rule import resolve
 from trainfn_torch import fused
@@ -134,7 +134,7 @@ def run_fused(
     """The fused execution."""
     model = Model(rule, params, arrange, device)
     trajectory = []
-    for g in grads:
-        model.step(g, arrange)
+    for n, g in enumerate(grads):
+        model.step(g, arrange, **extras(rule, n))
         trajectory.append(model.snapshot())
     return trajectory

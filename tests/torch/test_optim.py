@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import trainfn_torch
 from trainfn_torch.optim import _Namesake
 
-NAMES = ("AdamW", "Adam", "RAdam", "SGD", "RMSprop", "Adagrad")
+NAMES = ("AdamW", "Adam", "RAdam", "NAdam", "Adamax", "SGD", "RMSprop", "Adagrad", "Adadelta", "Rprop", "ASGD")
 # Choices between torch's own implementations.  Where torch has them without a `*` before, because they came after the
 # optimizer did, we have them as keywords all the same: nobody counts to the eighth argument.
 FLAGS = frozenset(("foreach", "fused", "capturable", "differentiable", "maximize"))
@@ -46,12 +47,24 @@ def test_every_keyword_of_torch_is_taken_and_has_torchs_default(name: str) -> No
     ours([p], **keywords)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_without_arguments_the_updates_are_torchs(name: str) -> None:
+# torch keeps the product of NAdam's momenta in float32, and so do we, but rounds it elsewhere: here it is exact.
+EXACT_PRODUCT = {"betas": (0.5, 0.999), "momentum_decay": 20 * math.log(2) / -math.log(0.96)}
+SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *((name, {}) for name in NAMES if name != "NAdam"),
+    ("AdamW", {"amsgrad": True}),
+    ("NAdam", EXACT_PRODUCT),
+    ("NAdam", {**EXACT_PRODUCT, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("Rprop", {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.1)}),
+    *((name, {"weight_decay": 0.1}) for name in ("Adamax", "Adadelta", "ASGD")),
+)
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
+def test_updates_are_torchs(name: str, settings: dict[str, Any]) -> None:
     moved = []
     for library in (torch.optim, trainfn_torch.optim):
         p = torch.nn.Parameter(torch.linspace(-1, 2, 7, dtype=torch.float64))
-        optimizer = getattr(library, name)([p])
+        optimizer = getattr(library, name)([p], **settings)
         for n in range(8):
             p.grad = torch.cos(p.detach() + n)
             optimizer.step()

@@ -372,8 +372,6 @@ def test_vocabulary_is_torchs() -> None:
         "mean": "grad_avg",
         "buf": "momentum_buffer",
     }
-    with pytest.raises(ValueError, match="amsgrad is not among"):
-        trainfn_torch.optim.Adam(params.values(), amsgrad=True)
     with pytest.raises(ValueError, match="Nesterov"):
         trainfn_torch.optim.SGD(params.values(), nesterov=True)
 

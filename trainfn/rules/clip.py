@@ -6,7 +6,7 @@ from typing import Any
 
 from trainfn import verbs
 from trainfn.rule import rule
-from trainfn.verbs import global_norm, minimum
+from trainfn.verbs import full_like, global_norm, leaf_norm, leaf_sum, maximum, minimum, sqrt
 
 
 @rule
@@ -18,6 +18,22 @@ def clip_by_global_norm(g: Any, *, max_norm: Any = 1.0, eps: Any = 0.0) -> Any:
     Pascanu et al., arXiv:1211.5063v2, Algorithm 1.
     """
     return g * minimum(max_norm / (global_norm(g) + eps), 1.0)
+
+
+@rule
+def clip_by_norm(g: Any, *, max_norm: Any = 1.0) -> Any:
+    """g min(1, max_norm / |g|) with |g| the Euclidean norm of this leaf: each tensor is clipped on its own."""
+    return g * minimum(max_norm / leaf_norm(g), 1.0)
+
+
+@rule
+def clip_by_rms(g: Any, *, max_rms: Any = 1.0) -> Any:
+    """g / max(1, rms(g) / max_rms) with rms(g) = |g| / sqrt(size) of this leaf: optax's clip_by_block_rms.
+
+    After a rule it is the update clipping of Adafactor (Shazeer & Stern, arXiv:1804.04235v1, section 6).
+    """
+    size = leaf_sum(full_like(g, 1.0))  # of all shards
+    return g / maximum(leaf_norm(g) / sqrt(size) / max_rms, 1.0)
 
 
 @rule

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainfn.rule import Static, rule
+from trainfn.rule import rule
 from trainfn.rules.adam import Moments
+from trainfn.trace import Static
 from trainfn.verbs import sqrt, square, where
 
 

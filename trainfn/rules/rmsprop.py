@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from trainfn.rule import Static, rule
-from trainfn.trace import Array
+from trainfn.rule import rule
+from trainfn.trace import Array, Static
 from trainfn.verbs import full_like, sqrt, square, zeros_like
 
 

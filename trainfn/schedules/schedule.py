@@ -20,19 +20,16 @@ import math
 import numbers
 import operator
 import pickle
-import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from trainfn.libraries import backend_of
 from trainfn.program import Program, Sort
 from trainfn.trace import Graph, Scalar, TraceError, Value, tracing
-
-# Which package evaluates schedules on the numbers of which library.
-_EVALUATORS = {"jax": "trainfn_jax", "jaxlib": "trainfn_jax", "torch": "trainfn_torch"}
 
 
 class Schedule:
@@ -66,14 +63,9 @@ class Schedule:
             raise TypeError(f"{self.name}: a step is a whole number, not {step!r}.")
         if isinstance(step, int | float | np.ndarray | np.generic):
             return self._on_numbers(step)
-        library = type(step).__module__.partition(".")[0]
-        if library not in _EVALUATORS:
-            raise TypeError(
-                f"{self.name}: cannot be evaluated at {step!r} ({type(step).__name__}): give an int, an array of "
-                "steps, or a number of torch or JAX."
-            )
-        __import__(_EVALUATORS[library])
-        return sys.modules[_EVALUATORS[library]].evaluate_schedule(self, step)
+        with tracing(f"schedule {self.name}"):
+            backend = backend_of(step)
+        return backend.evaluate_schedule(self, step)
 
     def _on_numbers(self, step: Any) -> Any:
         from trainfn.reference import evaluate
@@ -255,9 +247,10 @@ def schedule(function: Callable[..., Any] | None = None, /, *, check: Callable[.
     """Make a schedule family of `function(step, *, parameters...)`, which returns the value at `step`.
 
     Inside, `step` and number parameters are traced Scalars, for which the verbs stand; parameters that are schedules
-    can be called with a step.  A parameter takes a number (not NaN), a schedule, or a list of them; one annotated
-    `float` takes numbers only, and one annotated `Static[...]`, or whose default is None, a bool or a string, is an
-    option that chooses the formula.  `check` is called with the parameters and raises what is wrong with them together.
+    can be called with a step.  A parameter takes a number (not NaN), a schedule, or a list of them.  One annotated
+    `float` takes numbers only, `Span` and `Count` numbers of steps; one annotated `Static[...]`, or whose default is
+    None, a bool or a string, is an option that chooses the formula.  `check` is called with the parameters, once all of
+    them are known, and raises what is wrong with them together.
     """
     return _family(function, check) if function else lambda f: _family(f, check)
 
@@ -269,7 +262,7 @@ def _family(function: Callable[..., Any], check: Callable[..., None] | None) -> 
     signature = inspect.signature(function)
     if not signature.parameters:
         raise TypeError(f"@schedule makes a schedule of a function of the step: give {name} the parameter step.")
-    kinds = _kinds(function)
+    kinds, limits = _kinds(function), _limits(function)
     own = _without_step(signature)
 
     def make(*args: Any, **kwargs: Any) -> Schedule:
@@ -280,8 +273,8 @@ def _family(function: Callable[..., Any], check: Callable[..., None] | None) -> 
         bound.apply_defaults()
         arguments = {k: v if kinds[k] == STATIC else _plain(v) for k, v in bound.arguments.items()}
         for parameter, value in arguments.items():
-            _check(name, parameter, kinds[parameter], value)
-        if check is not None:
+            _check(name, parameter, kinds[parameter], limits.get(parameter), value)
+        if check is not None and all(map(_is_known, arguments.values())):
             each, named = _spread(function, arguments)
             check(*each, **named)
         return Schedule(name, function, arguments)
@@ -326,28 +319,44 @@ STATIC, OPTION, NUMBER, NUMBERS, ANY = (
     "a list of numbers",
     "a number or a schedule",
 )
+Span: TypeAlias = Annotated[float, "a positive number of steps"]  # what a step is divided by
+Count: TypeAlias = Annotated[float, "at least 0, a number of steps"]
+_SPAN, _COUNT = (typing.get_args(hint)[1] for hint in (Span, Count))
 
 
 @functools.cache
 def _kinds(function: Callable[..., Any]) -> dict[str, str]:
     """What each parameter takes."""
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError:  # annotations for a type checker only
-        hints = {}
+    hints = _hints(function)
     return {name: _kind(hints.get(name), p.default) for name, p in inspect.signature(function).parameters.items()}
 
 
+@functools.cache
+def _limits(function: Callable[..., Any]) -> dict[str, str]:
+    """What the numbers of parameters annotated `Span` and `Count` must be."""
+    notes = {name: _notes(hint) & {_SPAN, _COUNT} for name, hint in _hints(function).items()}
+    return {name: next(iter(limits)) for name, limits in notes.items() if limits}
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:  # annotations for a type checker only
+        return {}
+
+
+def _notes(hint: Any) -> set[Any]:
+    """What `Annotated` says, also inside a list or beside None."""
+    return {*getattr(hint, "__metadata__", ()), *(n for inner in typing.get_args(hint) for n in _notes(inner))}
+
+
 def _kind(hint: Any, default: Any) -> str:
-    if "static" in getattr(hint, "__metadata__", ()):
+    if "static" in _notes(hint):
         return STATIC
     if isinstance(default, bool | str | None):
         return OPTION
-    return NUMBER if hint is float else NUMBERS if hint == list[float] else ANY
-
-
-POSITIVE_COUNTS = frozenset({"steps", "every"})  # parameters that divide a step
-COUNTS = frozenset({"warmup", "boundaries"})
+    plain = getattr(hint, "__origin__", hint) if hasattr(hint, "__metadata__") else hint
+    return NUMBER if plain is float else NUMBERS if typing.get_origin(plain) is list else ANY
 
 
 def _plain(value: Any) -> Any:
@@ -357,14 +366,14 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.number) else value
 
 
-def _check(owner: str, name: str, kind: str, value: Any) -> None:
+def _check(owner: str, name: str, kind: str, limit: str | None, value: Any) -> None:
     if kind == STATIC or (kind == OPTION and isinstance(value, bool | str | None)):
         return
     if isinstance(value, Schedule) and kind in (OPTION, ANY):
         return
     if isinstance(value, list) and kind != NUMBER:
         for v in value:
-            _check(owner, name, NUMBER if kind == NUMBERS else kind, v)
+            _check(owner, name, NUMBER if kind == NUMBERS else kind, limit, v)
         return
     if kind == NUMBERS or not _is_number(value):
         hint = f" Call it first, as in {spell(value)}." if is_family(value) else ""
@@ -374,10 +383,15 @@ def _check(owner: str, name: str, kind: str, value: Any) -> None:
     number = float(value)
     if math.isnan(number):
         raise ValueError(f"{owner}: {name} is NaN.")
-    if name in POSITIVE_COUNTS and not 0 < number < math.inf:
-        raise ValueError(f"{owner}: {name} = {value} must be a positive number of steps.")
-    if name in COUNTS and not 0 <= number < math.inf:
-        raise ValueError(f"{owner}: {name} = {value} must be at least 0, a number of steps.")
+    if (limit == _SPAN and not 0 < number < math.inf) or (limit == _COUNT and not 0 <= number < math.inf):
+        raise ValueError(f"{owner}: {name} = {value} must be {limit}.")
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a value can be compared now, which a framework's number that is traced cannot."""
+    if isinstance(value, list):
+        return all(map(_is_known, value))
+    return isinstance(value, numbers.Real | Schedule | str | None) or not hasattr(value, "dtype")
 
 
 def _is_number(value: Any) -> bool:

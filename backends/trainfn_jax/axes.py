@@ -1,0 +1,65 @@
+"""Sums and maxima along one axis, matrix products and transposition: operations on whole arrays.
+
+The sums are exact like those over leaves (`trainfn_jax.reductions`), with grids for each slice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from trainfn.elementary import grids
+from trainfn.interpret import evaluate_scalars
+from trainfn_jax.scalars import FLOAT64, TABLE, rounded
+
+
+def axis_sum(axis: int, x: Array) -> Array:
+    """Sums along an axis, which stays with length 1, rounded once."""
+    wide = lax.convert_element_type(x, FLOAT64)
+    largest = _largest(axis, lax.abs(wide), 0.0)
+    coarse, fine = jax.vmap(lambda size: _grids(size, float(x.shape[axis])))(largest.reshape(-1))
+    coarse, fine = (jnp.broadcast_to(grid.reshape(largest.shape), x.shape) for grid in (coarse, fine))
+    high = _on_grid(wide, coarse)
+    low = _on_grid(lax.sub(wide, high), fine)
+    sums = lax.add(*(jnp.sum(part, axis, keepdims=True) for part in (high, low)))
+    once: Array = rounded(jnp.where(largest < math.inf, sums, largest), x.dtype)
+    return once
+
+
+def axis_max(axis: int, x: Array) -> Array:
+    """The largest along an axis, which stays with length 1; of two zeros +0."""
+    largest = _largest(axis, x, -math.inf)
+    return jnp.where(largest == 0, np.zeros((), x.dtype), largest)
+
+
+def _largest(axis: int, x: Array, least: float) -> Array:
+    """NaN wins, which XLA's maximum does not promise."""
+    largest = jnp.max(x, axis, keepdims=True, initial=least)
+    return jnp.where(jnp.any(x != x, axis, keepdims=True), np.asarray(np.nan, x.dtype), largest)
+
+
+def _grids(largest: Array, count: float) -> tuple[Array, Array]:
+    values = evaluate_scalars(grids(), {"largest": largest, "count": count}, TABLE)
+    return values["coarse"], values["fine"]
+
+
+def _on_grid(x: Array, grid: Array) -> Array:
+    return lax.sub(lax.add(x, grid), grid)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
+
+
+OPERATIONS: Mapping[str, Callable[..., Any]] = {
+    "axis_sum": axis_sum,
+    "axis_max": axis_max,
+    "matmul": _matmul,
+    "transpose": lambda x: jnp.swapaxes(x, -1, -2),
+}

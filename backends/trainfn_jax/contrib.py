@@ -1,0 +1,110 @@
+"""trainfn's rules under the names of optax.contrib, with its arguments and defaults."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trainfn
+from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, optimizer
+
+__all__ = [
+    "acprop",
+    "ademamix",
+    "adopt",
+    "cocob",
+    "dadapt_adamw",
+    "dog",
+    "dowg",
+    "momo",
+    "momo_adam",
+    "prodigy",
+    "simplified_ademamix",
+]
+
+_optimizer = partial(optimizer, within="optax.contrib")
+
+prodigy = _optimizer(
+    trainfn.prodigy,
+    ("learning_rate", 1.0),
+    ("betas", (0.9, 0.999)),
+    ("beta3", None),
+    ("eps", 1e-8),
+    ("estim_lr0", 1e-6),
+    ("estim_lr_coef", 1.0),
+    ("weight_decay", 0.0),
+    ("safeguard_warmup", False),
+    bias_correction=True,
+)
+dadapt_adamw = _optimizer(
+    trainfn.dadapt_adamw,
+    ("learning_rate", 1.0),
+    ("betas", (0.9, 0.999)),
+    ("eps", 1e-8),
+    ("estim_lr0", 1e-6),
+    ("weight_decay", 0.0),
+)
+dog = _optimizer(trainfn.dog, ("learning_rate", 1.0), ("init_step", ("heuristic", 1e-6)), ("eps", 1e-8))
+dowg = _optimizer(trainfn.dowg, ("learning_rate", 1.0), ("init_estim_sq_dist", None), ("eps", 1e-4))
+momo = _optimizer(
+    trainfn.momo,
+    ("learning_rate", 1.0),
+    ("beta", 0.9),
+    ("lower_bound", 0.0),
+    ("weight_decay", 0.0),
+    ("adapt_lower_bound", False),
+)
+momo_adam = _optimizer(
+    trainfn.momo_adam,
+    ("learning_rate", 1e-2),
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-8),
+    ("lower_bound", 0.0),
+    ("weight_decay", 0.0),
+    ("adapt_lower_bound", False),
+)
+cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
+acprop = _optimizer(
+    trainfn.acprop,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-16),
+    ("eps_root", 1e-16),
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+ademamix = _optimizer(
+    trainfn.ademamix,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("b3", 0.9999),
+    ("alpha", 5.0),
+    ("eps", 1e-8),
+    ("eps_root", 0.0),
+    KEYWORD,
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+simplified_ademamix = _optimizer(
+    trainfn.simplified_ademamix,
+    LEARNING_RATE,
+    ("b1", 0.99),
+    ("b2", 0.95),
+    ("alpha", 0.0),
+    ("eps", 1e-8),
+    ("eps_root", 0.0),
+    ("weight_decay", 0.0),
+    ("mask", None),
+)
+adopt = _optimizer(
+    trainfn.adopt,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.9999),
+    ("eps", 1e-6),
+    KEYWORD,
+    ("nesterov", False),
+    ("use_clipping", True),
+)

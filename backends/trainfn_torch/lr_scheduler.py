@@ -1,0 +1,280 @@
+"""torch.optim.lr_scheduler in closed form, for any torch optimizer.
+
+    scheduler = trainfn_torch.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=1000)
+
+Each class is torch's, with its arguments, checks and state_dict, and computes the learning rate as a schedule of
+trainfn at `last_epoch` instead of from the one before.  So a resumed run, a jump with step(epoch), and a learning rate
+that is a float32 tensor all get the same value as an uninterrupted one; what else writes to group["lr"] is overwritten
+at the next step.  Where torch's formula is not what its documentation says, these do what it says:
+
+    CosineAnnealingWarmRestarts   step(epoch) finds the cycle by counting, not by a logarithm that is one off at times
+    OneCycleLR                    stays at its minimum after the last step, and may rise in no steps at all
+    ConstantLR, LinearLR          are over at once with total_iters = 0
+    SequentialLR                  resumes where it was; so do those inside it
+    ChainedScheduler              multiplies the factors of its schedulers, each of its own epoch
+
+ReduceLROnPlateau, which has no closed form, is torch's own.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler as LRScheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau as ReduceLROnPlateau
+
+from trainfn import schedules
+from trainfn.schedules import Schedule
+
+__all__ = [
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+]
+
+
+class _ClosedForm(LRScheduler):
+    """A scheduler whose learning rates are functions of the epoch."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        """Of a group, whose learning rate was `base` when the scheduler was made."""
+        raise NotImplementedError
+
+    def at(self, epoch: float) -> list[float]:
+        """The learning rate of each group at an epoch."""
+        return [self.schedule(float(base), i)(epoch) for i, base in enumerate(self.base_lrs)]
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of each group at `last_epoch`."""
+        return list(self.at(self.last_epoch))
+
+    _get_closed_form_lr = get_lr  # what step(epoch) calls
+
+
+class LambdaLR(_ClosedForm, lr_scheduler.LambdaLR):
+    """base lr_lambda(epoch)."""
+
+    def at(self, epoch: float) -> list[float]:
+        return [float(base) * f(epoch) for f, base in zip(self.lr_lambdas, self.base_lrs, strict=True)]  # type: ignore[arg-type]
+
+
+class MultiplicativeLR(_ClosedForm, lr_scheduler.MultiplicativeLR):
+    """base lr_lambda(1) lr_lambda(2) ... lr_lambda(epoch)."""
+
+    def at(self, epoch: float) -> list[float]:
+        factors = [math.prod(f(n) for n in range(1, int(epoch) + 1)) for f in self.lr_lambdas]
+        return [float(base) * factor for factor, base in zip(factors, self.base_lrs, strict=True)]
+
+
+class StepLR(_ClosedForm, lr_scheduler.StepLR):
+    """`trainfn.step_decay`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.step_decay(base, factor=self.gamma, every=self.step_size)
+
+
+class MultiStepLR(_ClosedForm, lr_scheduler.MultiStepLR):
+    """`trainfn.multistep`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.multistep(base, factor=self.gamma, milestones=sorted(self.milestones.elements()))
+
+
+class ConstantLR(_ClosedForm, lr_scheduler.ConstantLR):
+    """`trainfn.piecewise_constant`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        if not self.total_iters:
+            return schedules.constant(base)
+        return schedules.piecewise_constant([base * self.factor, base], boundaries=[self.total_iters])
+
+
+class LinearLR(_ClosedForm, lr_scheduler.LinearLR):
+    """`trainfn.linear`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        if not self.total_iters:
+            return schedules.constant(base * self.end_factor)
+        return schedules.linear(base * self.start_factor, base * self.end_factor, steps=self.total_iters)
+
+
+class ExponentialLR(_ClosedForm, lr_scheduler.ExponentialLR):
+    """`trainfn.exponential`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.exponential(base, decay=self.gamma)
+
+
+class PolynomialLR(_ClosedForm, lr_scheduler.PolynomialLR):
+    """`trainfn.polynomial`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.polynomial(base, 0.0, steps=self.total_iters, power=self.power)
+
+
+class CosineAnnealingLR(_ClosedForm, lr_scheduler.CosineAnnealingLR):
+    """`trainfn.cosine`, periodic: after T_max it climbs again."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.cosine(base, steps=self.T_max, floor=self.eta_min, periodic=True)
+
+
+class CosineAnnealingWarmRestarts(_ClosedForm, lr_scheduler.CosineAnnealingWarmRestarts):
+    """`trainfn.warm_restarts`; step(epoch) takes parts of epochs, too."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        return schedules.warm_restarts(base, first=self.T_0, growth=self.T_mult, floor=self.eta_min)
+
+    def step(self, epoch: float | None = None) -> None:
+        epoch = self.last_epoch + 1 if epoch is None else epoch
+        if epoch < 0:
+            raise ValueError(f"step(epoch) takes an epoch from 0 on, not {epoch}.")
+        self.T_i, begin = self.T_0, 0
+        while epoch >= begin + self.T_i:
+            begin, self.T_i = begin + self.T_i, self.T_i * self.T_mult
+        self.T_cur = epoch - begin  # type: ignore[assignment]  # a part of an epoch, too
+        self._update_lr(epoch)  # type: ignore[arg-type]
+        self.last_epoch = math.floor(epoch)
+
+
+class _WithMomentum(_ClosedForm):
+    """A scheduler that moves momentum, or the first of the betas, against the learning rate."""
+
+    cycle_momentum: bool
+    use_beta1: bool
+
+    def momentum_at(self, epoch: float, group: dict[str, Any]) -> float:
+        """Of a group, which holds `base_momentum` and `max_momentum`."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of each group at `last_epoch`; its momentum is written into it."""
+        for group in self.optimizer.param_groups if self.cycle_momentum else ():
+            momentum = self.momentum_at(self.last_epoch, group)
+            if self.use_beta1:
+                group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                group["momentum"] = momentum
+        return super().get_lr()
+
+    _get_closed_form_lr = get_lr
+
+
+class CyclicLR(_WithMomentum, lr_scheduler.CyclicLR):
+    """`trainfn.cyclical`; a `scale_fn` of one's own is called as torch calls it, with the cycle counted from 1."""
+
+    def at(self, epoch: float) -> list[float]:
+        ends = zip(self.base_lrs, self.max_lrs, strict=True)
+        return [self._cycle(epoch, float(low), float(peak)) for low, peak in ends]
+
+    def momentum_at(self, epoch: float, group: dict[str, Any]) -> float:
+        return self._cycle(epoch, group["max_momentum"], group["base_momentum"])
+
+    def _cycle(self, epoch: float, low: float, peak: float) -> float:
+        up = self.total_size * self.step_ratio
+        shape = {"up": up, "down": self.total_size - up}
+        if self._scale_fn_custom is None:
+            return float(schedules.cyclical(low, peak, **shape, mode=self.mode, gamma=self.gamma)(epoch))
+        n = math.floor(1 + epoch / self.total_size) if self.scale_mode == "cycle" else epoch
+        return float(schedules.cyclical(low, low + (peak - low) * self.scale_fn(n), **shape)(epoch))
+
+
+class OneCycleLR(_WithMomentum, lr_scheduler.OneCycleLR):
+    """`trainfn.one_cycle` and `trainfn.one_cycle_momentum`."""
+
+    def schedule(self, base: float, group: int) -> Schedule:
+        held = self.optimizer.param_groups[group]
+        peak, least = float(held["max_lr"]), float(held["min_lr"])
+        return schedules.one_cycle(peak, div=peak / base, final_div=base / least, **self._phases)
+
+    def momentum_at(self, epoch: float, group: dict[str, Any]) -> float:
+        momentum = schedules.one_cycle_momentum(high=group["max_momentum"], low=group["base_momentum"], **self._phases)
+        return float(momentum(epoch))
+
+    @property
+    def _phases(self) -> dict[str, Any]:
+        first = self._schedule_phases[0]["end_step"]
+        return {
+            "steps": self.total_steps,
+            "pct_start": (first + 1) / self.total_steps,
+            "shape": {"cos": "cosine"}.get(self._anneal_func_type, self._anneal_func_type),
+            "three_phase": len(self._schedule_phases) == 3,
+        }
+
+
+class SequentialLR(_ClosedForm, lr_scheduler.SequentialLR):
+    """`trainfn.sequence` of schedulers of this module, each of which counts its epochs from its milestone."""
+
+    def __init__(
+        self, optimizer: Optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
+    ) -> None:
+        _check_closed("SequentialLR", schedulers)
+        if sorted(set(milestones)) != list(milestones):
+            raise ValueError(f"SequentialLR: milestones {milestones} must rise.")
+        lr_scheduler.SequentialLR.__init__(self, optimizer, schedulers, milestones, last_epoch)
+        self._write()
+
+    def step(self) -> None:  # type: ignore[override]
+        """Go on to the next epoch."""
+        self.last_epoch += 1
+        self._write()
+
+    def _write(self) -> None:
+        k = bisect_right(self._milestones, self.last_epoch)
+        current = self._schedulers[k]
+        current._update_lr(self.last_epoch - (self._milestones[k - 1] if k else 0))
+        self._last_lr = current.get_last_lr()
+
+    def at(self, epoch: float) -> list[float]:
+        k = bisect_right(self._milestones, epoch)
+        part: Any = self._schedulers[k]
+        return list(part.at(epoch - (self._milestones[k - 1] if k else 0)))
+
+
+class ChainedScheduler(_ClosedForm, lr_scheduler.ChainedScheduler):
+    """`trainfn.product` of the factors by which schedulers of this module change the learning rate."""
+
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
+        _check_closed("ChainedScheduler", schedulers)
+        lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
+        self._write()
+
+    def step(self) -> None:  # type: ignore[override]
+        """Go on to the next epoch of each scheduler."""
+        for scheduler in self._schedulers:
+            scheduler._update_lr(scheduler.last_epoch + 1)
+        self._write()
+
+    def _write(self) -> None:
+        bases = [float(group["initial_lr"]) for group in self.optimizer.param_groups]
+        values = [s.at(s.last_epoch) for s in self._schedulers]  # type: ignore[attr-defined]
+        for i, (group, base) in enumerate(zip(self.optimizer.param_groups, bases, strict=True)):
+            factors = [value[i] / base for value in values] if base else [1.0]
+            lr_scheduler._update_param_group_val(group, "lr", base * math.prod(factors))
+        self._last_lr = lr_scheduler._param_groups_val_list(self.optimizer, "lr")
+
+
+def _check_closed(owner: str, schedulers: Sequence[Any]) -> None:
+    for scheduler in schedulers:
+        if not isinstance(scheduler, _ClosedForm):
+            raise TypeError(
+                f"{owner} joins schedulers of trainfn_torch.lr_scheduler; {type(scheduler).__name__} of "
+                f"{type(scheduler).__module__} has no closed form."
+            )

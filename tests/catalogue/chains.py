@@ -1,0 +1,63 @@
+"""Links, wrappers and schedules around rules."""
+
+from __future__ import annotations
+
+import trainfn as tf
+from tests.catalogue.row import Namesake, Row
+
+ROWS: tuple[Row, ...] = (
+    Row(
+        "adam_l2",
+        lambda **h: tf.chain(tf.coupled_weight_decay(0.1), tf.adam(**h)),
+        torch=Namesake("Adam", {"lr": 1e-2, "weight_decay": 0.1}),
+        optax=Namesake("adam", {"learning_rate": 1e-2}, before=(("add_decayed_weights", {"weight_decay": 0.1}),)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_decoupled",
+        lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "adamw_clipped",
+        lambda **h: tf.chain(tf.clip_by_global_norm(0.5), tf.adamw(**h)),
+        optax=Namesake(
+            "adamw", {"learning_rate": 1e-2, "weight_decay": 0.01}, before=(("clip_by_global_norm", {"max_norm": 0.5}),)
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "lion_clipped_by_value",
+        lambda **h: tf.chain(tf.clip_by_value(0.1), tf.lion(**h)),
+        optax=Namesake("lion", {"learning_rate": 1e-3}, before=(("clip", {"max_delta": 0.1}),)),
+        hyper={"lr": 1e-3},
+    ),
+    Row(
+        "adam_decayed",
+        lambda **h: tf.chain(
+            tf.adam(**h),
+            tf.independent_weight_decay(1e-2, peak=0.05),
+            tf.corrected_weight_decay(0.1, peak=0.02),
+            tf.cautious_weight_decay(0.3),
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "adam_cautious",
+        lambda **h: tf.chain(tf.clip_by_norm(0.5), tf.cautious(tf.adam(**h), min_share=0.6)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "lion_cautious",
+        lambda **h: tf.cautious(tf.lion(weight_decay=0.0, **h), plus_one=True),
+        peer=Namesake("Lion", {"lr": 1e-3, "cautious": True}),
+        hyper={"lr": 1e-3},
+    ),
+    Row(
+        "sgd_mechanic",
+        lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
+        optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),
+        hyper={"lr": 1.0},
+    ),
+    Row("adamw_scheduled", lambda **h: tf.skip_if_not_finite(tf.adamw(lr=tf.warmup_cosine(1e-2, 3, 20), **h))),
+)

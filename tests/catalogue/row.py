@@ -1,0 +1,64 @@
+"""What the tests need to know of a rule: a row.
+
+A rule's row has configurations worth running, the same recipe in torch.optim and optax, and what is promised of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import trainfn as tf
+
+
+@dataclass(frozen=True)
+class Namesake:
+    """An upstream optimizer with the settings that make it the same recipe; of a module inside, `contrib.adopt`."""
+
+    name: str
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    before: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # optax links to chain in front
+    around: tuple[str, Mapping[str, Any]] | None = None  # an optax wrapper
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of a rule.
+
+    make: builds the rule.
+    torch, optax, peer: namesakes in torch.optim, optax and pytorch_optimizer; None where there is none.
+    edges: hyperparameter values at which formulas degenerate, each applied alone.
+    """
+
+    name: str
+    make: Callable[..., tf.Rule]
+    torch: Namesake | None = None
+    optax: Namesake | None = None
+    peer: Namesake | None = None
+    edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    def rule(self, **changes: Any) -> tf.Rule:
+        """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""
+        return _built(self.make, tuple({**self.hyper, **changes}.items()))
+
+
+@cache
+def _built(make: Callable[..., tf.Rule], hyper: tuple[tuple[str, Any], ...]) -> tf.Rule:
+    return make(**dict(hyper))
+
+
+def row(
+    make: Any,
+    name: str = "",
+    *,
+    torch: Any = None,
+    optax: Any = None,
+    peer: Any = None,
+    edges: Any = None,
+    **hyper: Any,
+) -> Row:
+    """A row of the rule `make` with hyperparameters `hyper`, named like the rule unless `name` is given."""
+    return Row(name or make.name, make, torch, optax, peer, edges or {}, hyper)

@@ -1,0 +1,60 @@
+"""Pictures and tables of schedules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainfn as tf
+from trainfn import preview
+
+
+def test_a_picture_of_several_schedules(tmp_path: Path) -> None:
+    schedules = {"short": tf.warmup_cosine(1e-3, 10, 100), "long": tf.warmup_cosine(1e-3, 10, 300)}
+    written = preview.plot(schedules, 300, tmp_path / "lr.png")
+    assert written.read_bytes().startswith(b"\x89PNG")
+    assert [f.name for f in tmp_path.iterdir()] == ["lr.png"]
+    one = preview.plot(schedules["short"], 300, tmp_path / "one.png")
+    assert one.read_bytes() != written.read_bytes()
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    path = preview.plot(tf.constant(1.0), 3, tmp_path / "lr.png")
+    before = path.read_bytes()
+
+    def run_out_of_space(self: Any, file: Path, **options: Any) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Figure, "savefig", run_out_of_space)
+    with pytest.raises(OSError, match="no space"):
+        preview.plot(tf.constant(2.0), 3, path)
+    assert path.read_bytes() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["lr.png"]
+
+
+def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    preview.table([tf.linear(0.0, 1.0, 10), tf.constant(0.5)], steps=11, rows=6)
+    text = capsys.readouterr().out
+    assert re.search(r"│ 4 +│ 0\.4 +│ 0\.5 +│", text)
+    assert re.search(r"│ 10 +│ 1 +│ 0\.5 +│", text)
+    assert "▄" in text
+
+
+@pytest.mark.parametrize(
+    ("schedules", "steps", "message"),
+    [
+        (tf.warmup, 3, r"Call it first, as in warmup\(peak, steps, start=0.0\)"),
+        ([0.1], 3, "schedules are drawn, not 0.1"),
+        ([], 3, "no schedules"),
+        (tf.constant(1.0), 0, "steps = 0 must be at least 1"),
+    ],
+)
+def test_bad_input(schedules: Any, steps: int, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        preview.table(schedules, steps)
