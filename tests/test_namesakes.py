@@ -10,14 +10,14 @@ where upstream carries an error of its own we are far below it (adam in optax: 0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.catalogue import ROWS, Namesake, Row
+from tests.catalogue import BY_NAME, ROWS, Namesake, Row
 from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import reference
@@ -28,6 +28,7 @@ SHAPES = {"w": (70, 50), "b": (110,), "s": ()}
 Model = Mapping[str, Any]
 
 
+@cache
 def _model(dtype: Any) -> tuple[Model, list[Model]]:
     """Parameters and gradients, the numbers of float32 whatever the dtype."""
     params = {k: numbers(i, s, decades=2).astype(dtype) for i, (k, s) in enumerate(SHAPES.items())}
@@ -38,8 +39,10 @@ def _model(dtype: Any) -> tuple[Model, list[Model]]:
     return params, grads
 
 
-def _ours(row: Row, params: Model, grads: Sequence[Model]) -> list[Model]:
-    rule = row.rule()
+@cache
+def _ours(name: str, dtype: Any) -> list[Model]:
+    rule = BY_NAME[name].rule()
+    params, grads = _model(dtype)
     state = reference.init(rule, params)
     path = []
     for n, g in enumerate(grads):
@@ -111,7 +114,7 @@ def _flat(model: Model) -> Any:
 @pytest.mark.parametrize(("row", "library"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_float64(row: Row, library: str) -> None:
     params, grads = _model(np.float64)
-    ours, theirs = _ours(row, params, grads), UPSTREAM[library](getattr(row, library), params, grads)
+    ours, theirs = _ours(row.name, np.float64), UPSTREAM[library](getattr(row, library), params, grads)
     moved, apart = 0.0, 0.0
     for a, b in zip(ours, theirs, strict=True):
         moved = max(moved, float(np.max(np.abs(_flat(a) - _flat(params)))))
@@ -122,8 +125,8 @@ def test_float64(row: Row, library: str) -> None:
 
 @pytest.mark.parametrize(("row", "library"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_float32(row: Row, library: str) -> None:
-    exact = _ours(row, *_model(np.float64))
-    ours = _ours(row, *_model(np.float32))
+    exact = _ours(row.name, np.float64)
+    ours = _ours(row.name, np.float32)
     theirs = UPSTREAM[library](getattr(row, library), *_model(np.float32))
 
     def error(path: list[Model]) -> float:
