@@ -243,15 +243,11 @@ class Reductions:
 
     def _whole(self, *xs: Any) -> tuple[Any, ...]:
         """Each in one shape, the leaf's for numbers; equal ones still one object."""
-        like = max(xs, key=np.ndim)
         shape = np.broadcast_shapes(*map(np.shape, xs))
-        spread_out = {
-            id(x): spread(x, self.like if np.ndim(like) == 0 else like)
-            if np.ndim(x) == 0
-            else jnp.broadcast_to(x, shape)
-            for x in xs
-        }
-        return tuple(spread_out[id(x)] for x in xs)
+        arrays = {id(x): jnp.broadcast_to(x, shape) for x in xs if np.ndim(x)}
+        like = next(iter(arrays.values()), self.like)
+        numbers = {id(x): spread(x, like) for x in xs if not np.ndim(x)}
+        return tuple((arrays | numbers)[id(x)] for x in xs)
 
 
 def _are_same(xs: Any, ys: Any) -> bool:

@@ -114,10 +114,7 @@ class RAdam(_Namesake):
     ) -> None:
         b1, b2 = _pair(betas)
         rule = rules.radam(lr=lr, b1=b1, b2=b2, eps=eps, eps_before_debias=True)
-        if decoupled_weight_decay:
-            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
-        else:
-            rule = _coupled(weight_decay, rule)
+        rule = (_decoupled if decoupled_weight_decay else _coupled)(weight_decay, rule)
         super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
 
 
@@ -137,10 +134,7 @@ class NAdam(_Namesake):
     ) -> None:
         b1, b2 = _pair(betas)
         rule = rules.nadam(lr=lr, b1=b1, b2=b2, eps=eps, momentum_decay=momentum_decay)
-        if decoupled_weight_decay:
-            rule = chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
-        else:
-            rule = _coupled(weight_decay, rule)
+        rule = (_decoupled if decoupled_weight_decay else _coupled)(weight_decay, rule)
         super().__init__(params, rule, fixed={"decoupled_weight_decay": decoupled_weight_decay}, **options)
 
 
@@ -284,6 +278,11 @@ class Lion(_Namesake):
 def _coupled(weight_decay: Any, rule: Rule) -> Rule:
     """The rule after torch's weight decay, also where that is 0 for now: it stands in the groups and can be changed."""
     return chain(rules.coupled_weight_decay(weight_decay=weight_decay), rule)
+
+
+def _decoupled(weight_decay: Any, rule: Rule) -> Rule:
+    """The rule before torch's decoupled weight decay."""
+    return chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
 
 
 def _pair(values: Any, name: str = "betas", what: str = "b1, b2") -> tuple[Any, Any]:
