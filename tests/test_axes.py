@@ -41,6 +41,20 @@ def row_and_column(state: Rows, g: Any, p: Any, *, lr: Any = 0.1) -> Any:
     return -lr * (g - sums * largest), Rows(sums, largest)
 
 
+class Sums(NamedTuple):
+    x: Array
+
+    @staticmethod
+    def init(p: Any) -> Any:
+        return Sums(axis_sum(zeros_like(p), -1))
+
+
+@tf.rule
+def row_sums(state: Sums, g: Any) -> Any:
+    """Nothing useful."""
+    return -g, Sums(axis_sum(g, -1))
+
+
 def _inputs(special: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     params = {k: numbers(i, s) for i, (k, s) in enumerate(SHAPES.items())}
     grads = [{k: numbers(100 * n + i, s) for i, (k, s) in enumerate(SHAPES.items())} for n in range(1, 5)]
@@ -63,6 +77,15 @@ def test_sums_are_exact_and_of_no_order() -> None:
     assert_same_bits({"": np.array(exact)}, {"": sums})
     shuffled = np.random.default_rng(1).permuted(x, axis=1)
     assert_same_bits({"": sums}, {"": reference.arrays(np.float32, x.shape)["axis_sum"](-1, shuffled)})
+
+
+@pytest.mark.parametrize("execution", ["reference", "torch_single", "jax_jit"])
+def test_what_large_numbers_that_cancel_leave_over(execution: str) -> None:
+    """It is below the coarse grid."""
+    params = {"w": np.ones((2, 3), np.float32)}
+    grads = {"w": np.array([[2.0**30, 3e-7, -(2.0**30)], [1.0, 2.0, 3.0]], np.float32)}
+    (after,) = EXECUTIONS[execution](row_sums(), params, [grads])
+    assert_same_bits({"": np.float32([[3e-7], [6.0]])}, {"": after["w/x"]})
 
 
 def test_a_program_serves_all_leaves_of_a_rank() -> None:
