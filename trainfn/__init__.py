@@ -62,6 +62,8 @@ from trainfn.schedules import cosine_warmup as cosine_warmup
 from trainfn.schedules import cyclical as cyclical
 from trainfn.schedules import exponential as exponential
 from trainfn.schedules import exponential_warmup as exponential_warmup
+from trainfn.schedules import get_schedule as get_schedule
+from trainfn.schedules import greedy as greedy
 from trainfn.schedules import interpolated as interpolated
 from trainfn.schedules import inverse_sqrt as inverse_sqrt
 from trainfn.schedules import inverse_time as inverse_time
