@@ -123,9 +123,11 @@ def test_transformers_schedules_by_hand(name: str, specific: dict[str, Any], cur
 def test_transformers_schedules_without_a_warmup_or_with_nothing_else(name: str) -> None:
     specific = {"num_decay_steps": 0} if name == "warmup_stable_decay" else HUGGINGFACE[name][0]
     for warmup in (0, 4):
-        curve = tf.get_schedule(name, 1.0, warmup=warmup, steps=4, **specific)(np.arange(9))
+        lr = tf.get_schedule(name, 1.0, warmup=warmup, steps=4, **specific)
+        curve = lr(np.arange(9))
         assert np.all((curve >= 0) & (curve <= 1))
         assert warmup or curve[0] > 0.5
+        assert lr(-1) == curve[0]
 
 
 def test_restarts_of_transformers_are_in_their_own_step() -> None:
@@ -326,8 +328,8 @@ def test_changing_a_number_keeps_the_program() -> None:
         (lambda: tf.trapezoid(1.0, warmup=6, steps=10, cooldown=5), "longer together than all steps = 10"),
         (lambda: tf.get_schedule("cosin", 1.0), "there is no schedule 'cosin'; there are 'linear', 'cosine', "),
         (lambda: tf.get_schedule("greedy", 1.0), r"follows a metric, not the step: trainfn.greedy\(\) is a machine"),
-        (lambda: tf.get_schedule("cosine", 1.0, steps=9), "cosine needs warmup, a number of steps"),
-        (lambda: tf.get_schedule("linear", 1.0, warmup=2), "linear needs steps, a number of steps"),
+        (lambda: tf.get_schedule("cosine", 1.0, steps=9), "cosine needs warmup, transformers' num_warmup_steps"),
+        (lambda: tf.get_schedule("linear", 1.0, warmup=2), "linear needs steps, transformers' num_training_steps"),
         (lambda: tf.get_schedule("linear", 1.0, 5, 4), "warmup = 5 is longer than all steps = 4"),
         (lambda: tf.get_schedule("polynomial", 0.1, 2, 4, lr_end=0.1), "lr_end = 0.1 must be below the peak, 0.1"),
         (lambda: tf.get_schedule("cosine_with_min_lr", 1.0, 2, 4), "give one of min_lr, a learning rate, and min_lr_r"),

@@ -263,7 +263,7 @@ def test_greedy_smooths_with_the_mean_of_the_window() -> None:
     ("make", "message"),
     [
         (lambda o: ours.get_scheduler("cosin", o), "there is no schedule 'cosin'"),
-        (lambda o: ours.get_scheduler("cosine", o, 5), "cosine needs steps, a number of steps"),
+        (lambda o: ours.get_scheduler("cosine", o, 5), "cosine needs steps, transformers' num_training_steps"),
         (lambda o: ours.get_scheduler("cosine", o, 5, 9, {"power": 2}), "unexpected keyword argument 'power'"),
         (lambda o: ours.get_scheduler("cosine", _optimizer(0.0), 5, 9), "the optimizer's lr is 0.0"),
         (lambda o: ours.GreedyLR("no optimizer"), "is not an Optimizer"),

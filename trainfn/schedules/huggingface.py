@@ -4,7 +4,7 @@
 
 The names and their own arguments are those of `transformers.get_scheduler` (its versions 4.57 to 5.10); `peak` is the
 optimizer's learning rate there.  A linear warm-up from 0, whose first update moves nothing, leads to the peak at step
-`warmup`, and `steps` counts all steps, the warm-up too.  With x, the part of steps warmup to `steps` that is behind:
+`warmup`, and `steps` counts all steps, the warm-up too.  A step before 0 counts as step 0.  With x, the part of steps warmup to `steps` that is behind:
 
     constant, constant_with_warmup   peak
     linear                           peak (1 - x)
@@ -53,15 +53,16 @@ def get_schedule(
         raise ValueError(f"get_schedule: there is no schedule {name!r}; there are {known}.")
     family = SCHEDULES[name]
     parameters = inspect.signature(family).parameters
-    counts = {k: v for k, v in {"warmup": warmup, "steps": steps}.items() if k in parameters}
+    counts = {k: v for k, v in zip(COUNTS, (warmup, steps), strict=True) if k in parameters}
     for parameter, value in counts.items():
         if value is None and parameters[parameter].default is inspect.Parameter.empty:
-            raise ValueError(f"get_schedule: {name} needs {parameter}, a number of steps.")
+            raise ValueError(f"get_schedule: {name} needs {parameter}, transformers' {COUNTS[parameter]}.")
     return family(peak, **counts, **specific)
 
 
 def _after_warmup(step: Any, peak: Any, warmup: Any, value: Any) -> Any:
     """`value`, but a line from 0 to `peak` in the first `warmup` steps."""
+    step = maximum(step, 0)
     return where(step < warmup, between(0.0, peak, part_of_way(step, 0.0, warmup), "linear"), value)
 
 
@@ -234,4 +235,5 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
     "cosine_warmup_with_min_lr": cosine_warmup_with_min_lr,
     "warmup_stable_decay": wsd,
 }
+COUNTS = {"warmup": "num_warmup_steps", "steps": "num_training_steps"}
 METRIC = {"reduce_lr_on_plateau": "reduce_on_plateau", "greedy": "greedy"}
