@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainfn import elementary
-from trainfn.program import Node, Program, Sort
+from trainfn.program import GLOBAL, LEAF, Node, Program, Sort
 from trainfn.trace import Graph, Value, emit
 
 # What a backend's table must provide, by sort of the operands.
@@ -67,8 +67,8 @@ def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     """
     scope = node.static
     arrays = tuple(f.index for f in factors)
-    count = graph.input(f"count.{scope}", Sort.SCALAR)
-    if scope == "leaf" and all(_is_one(graph, f) for f in factors):
+    count = graph.input(f"count.{LEAF if scope == LEAF else GLOBAL}", Sort.SCALAR)
+    if scope == LEAF and all(_is_one(graph, f) for f in factors):
         return count
     largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
     coarse: Any = elementary.coarse_grid(largest, count)

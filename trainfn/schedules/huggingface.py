@@ -4,7 +4,8 @@
 
 The names and their own arguments are those of `transformers.get_scheduler` (its versions 4.57 to 5.10); `peak` is the
 optimizer's learning rate there.  A linear warm-up from 0, whose first update moves nothing, leads to the peak at step
-`warmup`, and `steps` counts all steps, the warm-up too.  A step before 0 counts as step 0.  With x, the part of steps warmup to `steps` that is behind:
+`warmup`, and `steps` counts all steps, the warm-up too.  A step before 0 counts as step 0.  With x, the part of the
+steps from `warmup` to `steps` that is behind:
 
     constant, constant_with_warmup   peak
     linear                           peak (1 - x)
