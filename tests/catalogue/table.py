@@ -105,7 +105,8 @@ def _definitions(rule: tf.Rule) -> Iterator[Definition]:
 def _namesakes(row: Row) -> Iterator[str]:
     for prefix, other in (("torch.optim", row.torch), ("optax", row.optax), ("pytorch_optimizer", row.peer)):
         if other is not None:
-            yield f"{prefix}.{other.name}"
+            name = " + ".join([*(link for link, _ in other.before), other.name])
+            yield f"{prefix}.{other.around[0]} around {name}" if other.around else f"{prefix}.{name}"
 
 
 def class_of(program: Program) -> str:
