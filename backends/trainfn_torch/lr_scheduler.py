@@ -301,6 +301,7 @@ def get_scheduler(
     among the arguments, min_lr and lr_end, are those of the optimizer's default lr: a group whose lr is another part of
     it has the same part of the whole curve.
     """
+    _check_optimizer(optimizer)
     name, specific = getattr(name, "value", name), dict(scheduler_specific_kwargs or {})
     if name == "reduce_lr_on_plateau":
         return ReduceLROnPlateau(optimizer, **specific)
@@ -308,7 +309,7 @@ def get_scheduler(
         return GreedyLR(optimizer, **specific)
     lr = float(optimizer.defaults["lr"])
     if not lr > 0:
-        raise ValueError(f"get_scheduler: the optimizer's lr is {lr}, which a schedule leads up to: give one above 0.")
+        raise ValueError(f"get_scheduler: the optimizer's lr is {lr}: give it the height of the schedule, above 0.")
     return _ScheduleLR(optimizer, schedules.get_schedule(name, lr, num_warmup_steps, num_training_steps, **specific))
 
 
@@ -348,8 +349,7 @@ class GreedyLR(LRScheduler):
         window_size: int = 50,
         reset_start: int = 500,
     ) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        _check_optimizer(optimizer)
         if threshold_mode not in ("rel", "abs"):
             raise ValueError(f"GreedyLR: threshold_mode = {threshold_mode!r} must be 'rel' or 'abs'.")
         self.optimizer = optimizer
@@ -411,6 +411,11 @@ class GreedyLR(LRScheduler):
         self._window = deque(state_dict["window"], self._window.maxlen)
         self._states = [m.state(**state) for m, state in zip(self._machines, state_dict["states"], strict=True)]
         self._write(state_dict["last_lr"])
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
 
 
 def _for_each_group(name: str, value: Any, optimizer: Optimizer) -> list[float]:
