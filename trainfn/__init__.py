@@ -3,6 +3,7 @@
 This package is the mathematics and imports numpy only; `trainfn_torch` and `trainfn_jax` execute it.
 """
 
+from trainfn import convert as convert
 from trainfn.rule import Rule as Rule
 from trainfn.rule import chain as chain
 from trainfn.rule import rule as rule

@@ -58,7 +58,7 @@ from trainfn.trace import (
     lift,
     tracing,
 )
-from trainfn.verbs import zeros_like
+from trainfn.verbs import isfinite, where, zeros_like
 
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")
@@ -108,6 +108,11 @@ class Definition:
     @property
     def fields(self) -> Mapping[str, type[Value]]:
         return {k: sort for k, (sort, _) in _field_sorts(self.state).items()} if self.state else {}
+
+    @property
+    def known_as(self) -> str:
+        """Its name in the adapters' tables of words; "" for a user's rule, which may have the name of one of ours."""
+        return self.name if self.function.__module__.partition(".")[0] == "trainfn" else ""
 
     @property
     def __doc__(self) -> str | None:  # type: ignore[override]
@@ -650,7 +655,7 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
     rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
     if issubclass(sort, LeafPair | ModelPair):
         states[f"state.{name}.high"] = rounded
-        rest = x - rounded
+        rest = where(isfinite(rounded), x - rounded, 0.0)  # an infinity has no rest: high + low would be NaN
         states[f"state.{name}.low"] = graph.emit("single", (rest.index,), Sort.SCALAR)
     else:
         states[f"state.{name}"] = rounded

@@ -91,7 +91,7 @@ def step(
         "step": at,
         "count.global": total,
         **{name: widen(x) for name, x in extras.items()},
-        **_loaded_scalars({f.name: of_model[f.name] for f in recipe.rule.fields if f.is_of_model}, recipe.rule),
+        **_loaded_scalars(of_model, recipe.rule),
     }
     meetings = arrays.Meetings()
     calls = [

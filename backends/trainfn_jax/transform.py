@@ -76,8 +76,9 @@ def _init(rule: Rule, params: Any) -> Any:
     def whole(f: Field) -> Any:
         if not f.is_of_model:
             return jax.tree.unflatten(treedef, [leaf.get(f.name) for leaf in leaves])
-        zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
-        return next((leaf[f.name] for leaf in leaves if leaf), zero)
+        if not any(leaves):
+            return jnp.zeros((2,) if f.is_pair else (), jnp.float32)
+        return next((leaf[f.name] for leaf in leaves if f.name in leaf), None)
 
     return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
 
@@ -127,7 +128,7 @@ def _update(
         zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:], strict=True), strict=True)
     )
     by_leaf = {k: at(f"state.{name}", tree) for k, (f, name, tree) in fields.items() if not f.is_of_model}
-    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model}
+    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model and x is not None}
 
     taking_part = [i for i, g in enumerate(gradients) if g is not None]
     leaves = []
@@ -143,7 +144,7 @@ def _update(
         for k, x in new.items():
             by_leaf[k][i] = x
     after = [
-        of_model[k] if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
+        of_model.get(k) if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
     ]
     return jax.tree.unflatten(treedef, gradients), type(state)(count, *after)
 

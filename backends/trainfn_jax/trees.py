@@ -19,6 +19,11 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
+def flattened(tree: Any) -> tuple[list[Any], Any]:
+    """The leaves, None counting as one, and the structure."""
+    return jax.tree.flatten(tree, is_leaf=is_none)
+
+
 def names(tree: Any) -> list[str]:
     """The path of each leaf, None counting as one.
 
