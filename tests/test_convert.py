@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -20,7 +20,6 @@ from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import convert, reference
 from trainfn.convert import BFLOAT16, LeafState, Snapshot
-from trainfn.trace import Leaf
 
 Model = Mapping[str, Any]
 SHAPES = {"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "w": (4, 3), "b": (3,)}
@@ -245,14 +244,18 @@ def test_a_run_goes_on_with_the_same_bits(rule: tf.Rule) -> None:
     params = _params(np.float32)
     whole = {
         "torch": _train(Torch(params, _ours_in_torch(rule)), range(2 * HALF), np.float32).snapshot().renamed(LAYOUT),
-        "jax": _train(_jax(rule, convert.rearranged(params, LAYOUT)), range(2 * HALF), np.float32, LAYOUT).snapshot(rule),
+        "jax": _train(_jax(rule, convert.rearranged(params, LAYOUT)), range(2 * HALF), np.float32, LAYOUT).snapshot(
+            rule
+        ),
     }
     first = _train(Torch(params, _ours_in_torch(rule)), FIRST, np.float32)
     second = _jax(rule, convert.rearranged(first.arrays(), LAYOUT)).load(first.snapshot().renamed(LAYOUT))
     there = _train(second, SECOND, np.float32, LAYOUT)
     first = _train(_jax(rule, convert.rearranged(params, LAYOUT)), FIRST, np.float32, LAYOUT)
     back = convert.inverse(LAYOUT)
-    third = Torch(convert.rearranged(first.arrays(), back), _ours_in_torch(rule)).load(first.snapshot(rule).renamed(back))
+    third = Torch(convert.rearranged(first.arrays(), back), _ours_in_torch(rule)).load(
+        first.snapshot(rule).renamed(back)
+    )
     here = _train(third, SECOND, np.float32)
     for crossed in (there.snapshot(rule), here.snapshot().renamed(LAYOUT)):
         for uninterrupted in whole.values():
@@ -351,3 +354,463 @@ def _state(snapshot: Snapshot) -> reference.State:
         {name: leaf.step or 0 for name, leaf in snapshot.leaves.items()},
         {name: parts(leaf.values) for name, leaf in snapshot.leaves.items()},
     )
+
+
+# -- where states stand ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _trained() -> tuple[Snapshot, Any]:
+    """A torch run of 5 steps by JAX's names, and its parameters as a tree."""
+    run = _train(Torch(_params(np.float32), _torch_adamw), range(5), np.float32)
+    return run.snapshot().renamed(LAYOUT), _nested(convert.rearranged(run.arrays(), LAYOUT))
+
+
+def _is_matrix(tree: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda x: np.ndim(x) > 1, tree)
+
+
+def _around(name: str, params: Any) -> Any:
+    import optax
+
+    import trainfn_jax
+
+    chosen = {True: optax.adamw(LR), False: trainfn_jax.adamw(LR, weight_decay=0.0)}
+    return {
+        "chain": optax.chain(optax.zero_nans(), trainfn_jax.adamw(LR)),
+        "inject_hyperparams": optax.inject_hyperparams(optax.adamw)(optax.cosine_decay_schedule(LR, 100)),
+        "inject_ours": optax.inject_hyperparams(trainfn_jax.adamw)(LR),
+        "partition": optax.partition({k: optax.adamw(LR) for k in chosen}, _is_matrix(params)),
+        "partition_ours": optax.partition({k: trainfn_jax.adamw(LR) for k in chosen}, _is_matrix(params)),
+        "multi_steps": optax.MultiSteps(optax.adamw(optax.constant_schedule(LR)), 2),
+        "plateau": optax.chain(optax.adamw(LR), optax.contrib.reduce_on_plateau()),
+        "rule": trainfn_jax.transform(tf.skip_if_not_finite(CLIPPED)),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chain", "inject_hyperparams", "inject_ours", "partition", "partition_ours", "multi_steps", "plateau", "rule"],
+)
+def test_a_state_is_found_in_what_stands_around_it(name: str) -> None:
+    import jax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    known, params = _trained()
+    template = _around(name, params).init(params)
+    state = filled(template, known, params)
+    assert jax.tree.structure(state) == jax.tree.structure(template)
+    _assert_same(snapshot(state, tf.adamw(), params), known)
+    paths = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    for path, x in jax.tree_util.tree_leaves_with_path(template):
+        where = jax.tree_util.keystr(path)
+        if np.issubdtype(x.dtype, np.integer):
+            counted = where.endswith(("count", "gradient_step")) and not where.startswith("[1].")
+            assert int(paths[where]) == (5 if counted or name == "chain" else 0), where
+        elif "mu" not in where and "nu" not in where:  # learning rates, accumulated gradients
+            np.testing.assert_array_equal(paths[where], x, err_msg=where)
+
+
+def test_a_state_of_some_leaves() -> None:
+    import jax
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    known, params = _trained()
+    template = optax.masked(optax.adamw(LR), _is_matrix(params)).init(params)
+    with pytest.raises(ValueError, match="leaf 'layers_0/bias': adamw has 1 mu and the state 0"):
+        filled(template, known, params)
+    some = Snapshot(known.rule, 5, {n: leaf for n, leaf in known.leaves.items() if len(leaf.shape) > 1}, {})
+    _assert_same(snapshot(filled(template, some, params), tf.adamw(), params), some)
+    with pytest.raises(ValueError, match="it lacks 'layers_0/bias'"):
+        filled(optax.adamw(LR).init(params), some, params)
+    shapes = jax.eval_shape(optax.adamw(LR).init, params)
+    _assert_same(snapshot(filled(shapes, known, shapes[0].mu), tf.adamw(), shapes[0].mu), known)
+
+
+def test_a_parameter_that_is_no_tree() -> None:
+    import jax.numpy as jnp
+    import optax
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    p, rule = jnp.ones(3), tf.dadapt_adamw()
+    for tx in (trainfn_jax.transform(rule), optax.contrib.dadapt_adamw()):
+        state = tx.init(p)
+        _, state = tx.update(2 * p, state, p)
+        known = snapshot(state, rule, p)
+        assert (known.updates, list(known.leaves)) == (1, [""])
+        _assert_same(snapshot(filled(tx.init(p), known, p), rule, p), known)
+
+
+def test_a_state_of_flax() -> None:
+    import jax
+    from flax import nnx
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    class Model(nnx.Module):  # type: ignore[misc]
+        def __init__(self, rngs: Any) -> None:
+            self.layers = nnx.List([nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 3, use_bias=False, rngs=rngs)])
+
+    model = Model(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, trainfn_jax.transform(RECIPE), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    names = {
+        "layers_0/kernel": "layers/0/kernel",
+        "layers_0/bias": "layers/0/bias",
+        "layers_2/kernel": "layers/1/kernel",
+    }
+    known = _trained()[0].renamed(names)
+    state = filled(optimizer.opt_state, known, params)
+    assert jax.tree.structure(state) == jax.tree.structure(optimizer.opt_state)
+    _assert_same(snapshot(state, RECIPE, params), known)
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _layouts(draw: Any) -> tuple[Snapshot, dict[str, convert.Place]]:
+    """A state of SGD with momentum, of leaves of some ranks and dtypes, and a layout of it."""
+    names = draw(st.lists(st.text("ab./:", min_size=1, max_size=4), max_size=4, unique=True))
+    new = draw(st.lists(st.text("cd/", min_size=1, max_size=4), min_size=len(names), max_size=len(names), unique=True))
+    leaves, layout = {}, {}
+    for name, other in zip(names, new, strict=True):
+        shape = tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
+        dtype = draw(st.sampled_from([np.float32, np.float16, np.float64, BFLOAT16]))
+        size = int(np.prod(shape, dtype=int))
+        x = (
+            np.arange(1, size + 1, dtype=np.uint16).view(BFLOAT16)
+            if dtype is BFLOAT16
+            else np.arange(size, dtype=dtype)
+        )
+        leaves[name] = LeafState(draw(st.none() | st.integers(0, 9)), shape, {"buf": x.reshape(shape)})
+        axes = tuple(draw(st.permutations(range(len(shape)))))
+        layout[name] = draw(st.sampled_from([(other, axes), other]))
+    return Snapshot(tf.sgd(momentum=0.9), draw(st.none() | st.integers(0, 9)), leaves, {}), layout
+
+
+@given(_layouts())
+def test_a_layout_and_its_inverse(drawn: tuple[Snapshot, dict[str, convert.Place]]) -> None:
+    snapshot, layout = drawn
+    back = convert.inverse(layout)
+    there = snapshot.renamed(layout)
+    _assert_same(there.renamed(back), snapshot)
+    assert convert.inverse(back).keys() == layout.keys()
+    for name, place in layout.items():
+        new, axes = place if isinstance(place, tuple) else (place, None)
+        x, y = snapshot.leaves[name].values["buf"], there.leaves[new].values["buf"]
+        assert y.tobytes() == x.transpose(axes if axes is not None else range(x.ndim)).tobytes()
+        assert there.leaves[new].shape == y.shape
+
+
+@given(_layouts())
+def test_a_file_holds_a_snapshot(tmp_path_factory: Any, drawn: tuple[Snapshot, Any]) -> None:
+    path = tmp_path_factory.mktemp("saved") / "state.npz"
+    drawn[0].save(path)
+    _assert_same(Snapshot.load(path, drawn[0].rule), drawn[0])
+    with pytest.raises(ValueError, match="holds a state of sgd, and this is adam"):
+        Snapshot.load(path, tf.adam())
+
+
+def test_patterns() -> None:
+    layout = convert.patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
+    assert {name: layout(name) for name in LAYOUT} == LAYOUT
+    with pytest.raises(ValueError, match="the layout does not fit: it lacks 'norm', 'embed'"):
+        convert.rearranged({"0.bias": np.ones(2), "norm": np.ones(2), "embed": np.ones(2)}, layout)
+
+
+def test_torchs_modules_in_flax() -> None:
+    """Their outputs are equal once parameters are rearranged, which shows names and axes."""
+    import jax
+    import torch
+    from flax import linen as nn
+
+    from trainfn_jax.convert import tree
+    from trainfn_torch.convert import arrays, flax_layout
+
+    class Flax(nn.Module):  # type: ignore[misc]
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.Embed(5, 4, name="0")(x)
+            x = nn.LayerNorm(name="1", epsilon=1e-5)(x)
+            x = nn.Conv(6, (3,), padding="VALID", name="2")(x)
+            x = nn.Conv(3, (1, 2), padding="VALID", name="3")(x[..., None])
+            return nn.Dense(2, name="4")(x)
+
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(
+        [
+            torch.nn.Embedding(5, 4),
+            torch.nn.LayerNorm(4),
+            torch.nn.Conv1d(4, 6, 3),
+            torch.nn.Conv2d(1, 3, (1, 2)),
+            torch.nn.Linear(3, 2),
+        ]
+    )
+    tokens = np.array([[0, 1, 2, 3, 4, 0], [3, 2, 1, 4, 0, 1]])
+    x = layers[1](layers[0](torch.tensor(tokens)))
+    x = layers[3](layers[2](x.mT).mT[:, None])
+    expected = layers[4](x.movedim(1, -1)).detach().numpy()
+    layout = flax_layout(layers)
+    like = jax.eval_shape(Flax().init, jax.random.key(0), tokens)["params"]
+    params = tree(convert.rearranged(arrays(layers.named_parameters()), layout), like)
+    np.testing.assert_allclose(Flax().apply({"params": params}, tokens), expected, atol=1e-6)
+    assert flax_layout(layers[4], path=lambda module: "out")["weight"] == ("out/kernel", (1, 0))
+    assert "in_proj_weight" not in flax_layout(torch.nn.MultiheadAttention(4, 2))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_crosses_bit_by_bit() -> None:
+    import jax.numpy as jnp
+    import torch
+
+    import trainfn_jax
+    import trainfn_torch
+    from trainfn_jax.convert import filled, snapshot, tree
+
+    p = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = trainfn_torch.Optimizer([("w", p)], RECIPE)
+    p.grad = torch.full_like(p, 0.3)
+    optimizer.step()
+    known = trainfn_torch.convert.snapshot(optimizer).renamed({"w": ("w", (1, 0))})
+    assert known.leaves["w"].values["v"].dtype == BFLOAT16
+    params = tree(convert.rearranged(trainfn_torch.convert.arrays([("w", p)]), {"w": ("w", (1, 0))}), _bfloat16s())
+    assert params["w"].dtype == jnp.bfloat16
+    state = filled(trainfn_jax.transform(RECIPE).init(params), known, params)
+    again = snapshot(state, RECIPE, params)
+    _assert_same(again, known)
+    q = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    other = trainfn_torch.Optimizer([("w", q)], RECIPE)
+    trainfn_torch.convert.load(other, again.renamed({"w": ("w", (1, 0))}))
+    for key, x in optimizer.state[p].items():
+        assert torch.equal(other.state[q][key], x), key
+        assert other.state[q][key].dtype == x.dtype
+    with pytest.raises(TypeError, match=r"leaf 'w': the state m is float32 where bfloat16 is due: .*cast"):
+        filled(state, known.cast("float32"), params)
+    _assert_same(known.cast("float32").cast("bfloat16"), known)
+
+
+def _bfloat16s() -> Any:
+    import jax.numpy as jnp
+
+    return {"w": jnp.ones((2, 3), jnp.bfloat16)}
+
+
+def test_casting_to_bfloat16_rounds_as_ml_dtypes_does() -> None:
+    bits = np.concatenate([np.arange(2**16, dtype=np.uint32) << 16, numbers(1, (4000,)).view(np.uint32)])
+    bits = np.concatenate([bits, bits + 0x7FFF, bits + 0x8000, bits + 0x8001])
+    x = bits.view(np.float32)
+    ours = convert.cast(x, "bfloat16").view(ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):
+        theirs = x.astype(ml_dtypes.bfloat16)
+    assert np.array_equal(np.isnan(ours), np.isnan(theirs))
+    assert_same_bits({"": ours}, {"": theirs})
+    assert_same_bits({"": convert.cast(ours.view(BFLOAT16), "float32")}, {"": ours.astype(np.float32)})
+
+
+def test_counts_are_exact_or_refused() -> None:
+    import torch
+
+    import trainfn_jax
+
+    run = _train(Torch(_params(np.float32), _torch_adamw), range(1), np.float32)
+    known = run.snapshot()
+    assert run.load(known.at(2**24)).snapshot().updates == 2**24
+    assert isinstance(known.updates, int)
+    with pytest.raises(ValueError, match=r"torch counts updates in torch.float32, which does not hold 16777217"):
+        run.load(known.at(2**24 + 1))
+    params = _params(np.float32)
+    state = trainfn_jax.transform(RECIPE).init(params)
+    assert trainfn_jax.convert.filled(state, known.at(2**31 - 1), params).count == 2**31 - 1
+    with pytest.raises(ValueError, match="counts updates in int32, which does not hold 2147483648"):
+        trainfn_jax.convert.filled(state, known.at(2**31), params)
+    run.optimizer.state[run.params["0.bias"]]["step"] = torch.tensor(1.5)
+    with pytest.raises(ValueError, match=r"updates of 0.bias is 1.5, which is no whole number"):
+        run.snapshot()
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+def _sgd(**hyper: Any) -> Callable[[Any], Any]:
+    import torch
+
+    return lambda params: torch.optim.SGD(params, lr=0.1, **hyper)
+
+
+def test_a_state_without_a_count() -> None:
+    import optax
+
+    params = _params(np.float32)
+    run = _train(Torch(params, _sgd(momentum=0.9)), range(2), np.float32)
+    known = run.snapshot()
+    assert known.updates is None
+    with pytest.raises(ValueError, match=r"nothing counts the updates in this state of .*sgd.*snapshot.at\(step\)"):
+        Torch(params, _ours_in_torch(tf.sgd(momentum=0.9))).load(known)
+    with pytest.raises(ValueError, match=r"nothing counts the updates"):
+        _jax(tf.sgd(momentum=0.9), params).load(known.renamed({n: n for n in params}))
+    assert Torch(params, _ours_in_torch(tf.sgd(momentum=0.9))).load(known.at(2)).snapshot().updates == 2
+    assert Torch(params, _sgd(momentum=0.9)).load(known.at(2)).snapshot().updates is None
+    plain = Jax(params, optax.sgd(0.1, momentum=0.9)).load(known)  # keeps no count either
+    assert plain.snapshot(tf.sgd(momentum=0.9)).updates is None
+
+
+def test_leaves_updated_unequally_often() -> None:
+    params = _params(np.float32)
+    run = _train(Torch(params, _torch_adamw), range(1), np.float32)
+    run.params["0.bias"].grad = None
+    run.optimizer.step()
+    known = run.snapshot()
+    assert (known.updates, known.leaves["0.bias"].step) == (2, 1)
+    assert Torch(params, _ours_in_torch(RECIPE)).load(known).snapshot().leaves["0.bias"].step == 1
+    with pytest.raises(ValueError, match=r"has 2 for the model, but 0\.bias: 1\. .*snapshot.at\(step\)"):
+        _jax(RECIPE, params).load(known)
+    assert _jax(RECIPE, params).load(known.at(2)).snapshot(RECIPE).leaves["0.bias"].step == 2
+
+
+def test_a_leaf_that_was_never_updated() -> None:
+    """It has no state in torch, and that of its first step in JAX."""
+    params = _params(np.float32)
+    run = Torch(params, _torch_adamw)
+    run.step({k: g for k, g in _grads(0, np.float32).items() if k != "0.bias"})
+    known = run.snapshot()
+    assert known.leaves["0.bias"].values == {}
+    here = Torch(params, _ours_in_torch(RECIPE)).load(known)
+    assert here.params["0.bias"] not in here.optimizer.state
+    there = _jax(RECIPE, params).load(known.at(1)).snapshot(RECIPE)
+    assert not there.leaves["0.bias"].values["m"].any()
+    assert there.leaves["0.weight"].values["m"].any()
+
+
+def test_names_and_shapes_that_differ() -> None:
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    for target in (Torch(params, _torch_adamw), Torch(params, _ours_in_torch(RECIPE)), _jax(RECIPE, params)):
+        before = target.snapshot(RECIPE) if isinstance(target, Jax) else target.snapshot()
+        with pytest.raises(ValueError, match=r"other parameters: it lacks '0\.weight'; the .* lacks 'x'.*renamed"):
+            target.load(known.renamed({"0.weight": "x", "0.bias": "0.bias", "2.weight": "2.weight"}))
+        with pytest.raises(ValueError, match=r"leaf '0\.weight' has shape \(4, 6\) in the snapshot and \(6, 4\) here"):
+            target.load(known.renamed({"0.weight": ("0.weight", (1, 0)), "0.bias": "0.bias", "2.weight": "2.weight"}))
+        _assert_same(target.snapshot(RECIPE) if isinstance(target, Jax) else target.snapshot(), before)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"0.weight": "a", "0.bias": "b"}, "it lacks '2.weight'"),
+        ({**LAYOUT, "3.weight": "c"}, "there is no '3.weight'"),
+        ({**LAYOUT, "0.bias": "layers_0/kernel"}, "calls both '0.weight' and '0.bias' 'layers_0/kernel'"),
+        ({**LAYOUT, "0.bias": ("b", (1, 0))}, r"leaf '0.bias' has shape \(6,\), whose axes .* order \(1, 0\)"),
+        ({**LAYOUT, "0.weight": ("a", (0, 0))}, r"the state m of leaf '0.weight' has shape \(6, 4\), whose axes"),
+        (lambda name: None, "it lacks '0.weight', '0.bias', '2.weight'"),
+    ],
+)
+def test_layouts_that_do_not_fit(layout: Any, message: str) -> None:
+    known = _train(Torch(_params(np.float32), _torch_adamw), range(1), np.float32).snapshot()
+    with pytest.raises(ValueError, match=message):
+        known.renamed(layout)
+
+
+def test_a_state_of_another_rule() -> None:
+    import optax
+
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    with pytest.raises(ValueError, match=r"a state of adamw, and this is sgd\. .*snapshot.of"):
+        Torch(params, _sgd(momentum=0.9)).load(known)
+    with pytest.raises(ValueError, match=r"a state of adamw, and this is adam\."):
+        Torch(params, _ours_in_torch(tf.adam())).load(known)
+    adam = Torch(params, _ours_in_torch(tf.adam())).load(known.of(tf.adam()))
+    _assert_same(adam.snapshot(), known)
+    with pytest.raises(ValueError, match="adamw has 1 nu and the state 0"):
+        Jax(params, optax.lion(0.1)).load(known)
+    lion = Snapshot(tf.lion(), 1, {n: _only(leaf, "m") for n, leaf in known.leaves.items()}, {})
+    with pytest.raises(ValueError, match="the state also has nu, which is nothing of lion"):
+        Jax(params, optax.adam(0.1)).load(lion)
+    with pytest.raises(ValueError, match=r"its state holds m, v, and adamw keeps m, v, v_max"):
+        known.of(tf.adamw(amsgrad=True))
+    with pytest.raises(ValueError, match="the state has nothing of what adagrad keeps"):
+        Jax(params, optax.adam(0.1)).snapshot(tf.adagrad())
+    with pytest.raises(ValueError, match=r"the state of '0\.weight' holds exp_avg, which is nothing of sgd"):
+        Torch(params, _torch_adamw).load(known).snapshot(rule=tf.sgd(momentum=0.9))
+
+
+def _only(leaf: LeafState, field: str) -> LeafState:
+    return LeafState(leaf.step, leaf.shape, {field: leaf.values[field]})
+
+
+def test_torchs_parameters_must_have_names() -> None:
+    import torch
+
+    from trainfn_torch.convert import snapshot
+
+    params = _params(np.float32)
+    run = _train(Torch(params, _torch_adamw, named=False), range(1), np.float32)
+    with pytest.raises(ValueError, match=r"no names by which to convert: give names=model.named_parameters\(\)"):
+        snapshot(run.optimizer)
+    with pytest.raises(ValueError, match=r"not among the names.*some of shape \(6,\), \(3, 6\)"):
+        snapshot(run.optimizer, [("0.weight", run.params["0.weight"])])
+    saved = run.optimizer.state_dict()
+    with pytest.raises(TypeError, match="does not say which rule saved it: give rule="):
+        snapshot(saved, run.params.items())
+    with pytest.raises(ValueError, match="of 3 parameters and 1 names were given"):
+        snapshot(saved, [("0.weight", run.params["0.weight"])], rule=RECIPE)
+    _assert_same(snapshot(saved, run.params.items(), rule=RECIPE), run.snapshot())
+    named = Torch(params, _torch_adamw).optimizer.state_dict()
+    backwards = dict(reversed(run.params.items()))  # the saved names decide, not the order
+    named["state"] = saved["state"]
+    _assert_same(snapshot(named, backwards.items(), rule=RECIPE), run.snapshot())
+    lbfgs = torch.optim.LBFGS(list(run.params.values()))
+    with pytest.raises(TypeError, match="no rule of trainfn is known to be LBFGS"):
+        snapshot(lbfgs, run.params.items())
+
+
+def test_what_wrappers_put_before_names_does_not_matter() -> None:
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    wrapped = Torch({f"_orig_mod.{name}": p for name, p in params.items()}, _torch_adamw).load(known)
+    _assert_same(wrapped.snapshot(), known)
+
+
+def test_rmsprops_buffer_needs_the_lr_in_optax() -> None:
+    import optax
+
+    params = _params(np.float32)
+    made = tf.rmsprop(lr=tf.warmup(0.1, 10), momentum=0.9)
+    known = _train(Torch(params, _ours_in_torch(made)), range(1), np.float32).snapshot()
+    theirs = Jax(params, optax.rmsprop(0.1, momentum=0.9))
+    with pytest.raises(ValueError, match=r"optax's rmsprop keeps its buffer times lr, which is .*lr_in_momentum=True"):
+        theirs.load(known)
+    there = theirs.load(known.at(1).of(tf.rmsprop(lr=0.25, momentum=0.9))).state[2].trace["0.weight"]
+    np.testing.assert_array_equal(there, -0.25 * known.leaves["0.weight"].values["buf"])
+
+
+def test_accumulated_gradients_do_not_cross() -> None:
+    import optax
+
+    params = _params(np.float32)
+    run = Jax(params, optax.MultiSteps(optax.adam(0.1), 2))
+    run.step(_grads(0, np.float32))
+    with pytest.raises(ValueError, match="MultiSteps is accumulating gradients, which would be lost"):
+        run.snapshot(tf.adam())
+    run.step(_grads(1, np.float32))
+    assert run.snapshot(tf.adam()).updates == 1
+    outside = optax.chain(optax.scale_by_schedule(lambda n: 1.0), run_of_two())
+    with pytest.raises(ValueError, match="ScaleByScheduleState stands outside of MultiSteps and counts gradients"):
+        Jax(params, outside).snapshot(tf.adam())
+
+
+def run_of_two() -> Any:
+    import optax
+
+    return optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation()

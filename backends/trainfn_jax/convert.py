@@ -22,7 +22,7 @@ from trainfn.convert import BFLOAT16, LeafState, Numbers, Snapshot, differences,
 from trainfn.rule import Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import trees
-from trainfn_jax.places import Changes, Places
+from trainfn_jax.places import Changes, Places, single
 from trainfn_jax.vocabulary import FIRST
 
 
@@ -37,13 +37,18 @@ def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
     (sgd), so `step` is None there (`Snapshot.at`).  Of a pair optax has one number.
     """
     places = Places(state, rule, params)
+    if any(int(single(node.mini_step)) for node in places.nodes if "mini_step" in node._fields):
+        raise ValueError("MultiSteps is accumulating gradients, which would be lost: wait for mini_step = 0.")
     leaves = {}
-    for i, (name, shape) in enumerate(places.leaves):
-        fields = [f for f in rule.fields_of(Leaf(name, shape)) if not f.is_of_model]
-        if not fields or any(places.holds(f, i) for f in fields):
-            found = places.of_leaf(i, fields)
-            values = {f.name: _read(places, f, Leaf(name, shape), x) for f, (_, x) in found.items()}
-            leaves[name] = LeafState(places.count(name, {node for node, _ in found.values()}), shape, values)
+    for leaf in places.leaves:
+        fields = [f for f in rule.fields_of(leaf) if not f.is_of_model]
+        if not fields or any(places.holds(f, leaf) for f in fields):
+            found = places.of_leaf(leaf, fields)
+            values = {f.name: _read(places, f, leaf, x) for f, (_, x) in found.items()}
+            step = places.count(f"leaf {leaf.name!r}", {node for node, _ in found.values()})
+            leaves[leaf.name] = LeafState(step, leaf.shape, values)
+    if places.leaves and not leaves:
+        raise ValueError(f"the state has nothing of what {rule.name} keeps: it is a state of another rule.")
     steps = [leaf.step for leaf in leaves.values() if leaf.step is not None]
     updates = max(steps) if steps and len(steps) == len(leaves) else places.count("the model", set())
     model = {f.name: _read_of_model(places, f, updates) for f in _of_model(places)}
@@ -60,7 +65,7 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
     never updated (a parameter of torch that had no gradient) keeps what it has in `state`.
     """
     places = Places(state, snapshot.rule, params)
-    missing, unknown = places.check_names(snapshot.leaves)
+    missing, unknown = places.differing(snapshot.leaves)
     if missing or unknown:
         raise ValueError(
             "the snapshot is of other parameters: "
@@ -68,14 +73,10 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
             + " snapshot.renamed gives leaves other names."
         )
     changes: Changes = [{} for _ in places.nodes]
-    for i, (name, shape) in enumerate(places.leaves):
-        if name in snapshot.leaves:
-            _write_leaf(places, i, Leaf(name, shape), snapshot, changes)
-    has_values = {i for i, (n, _) in enumerate(places.leaves) if n in snapshot.leaves and snapshot.leaves[n].values}
-    places.check_complete(changes, has_values)
-    for node, change in zip(places.nodes, changes, strict=True):
-        for attribute, values in change.items():
-            change[attribute] = places.with_leaves(getattr(node, attribute), values)
+    for leaf in places.leaves:
+        if leaf.name in snapshot.leaves:
+            _write_leaf(places, leaf, snapshot, changes)
+    places.check_complete(changes, {name for name, leaf in snapshot.leaves.items() if leaf.values})
     for f in _of_model(places):
         _write_of_model(places, f, snapshot, changes)
     _write_counts(places, snapshot, changes)
@@ -93,7 +94,7 @@ def _read(places: Places, f: Field, leaf: Leaf, x: Any) -> Numbers:
     return values if factor is None else _scaled(values, 1 / factor(leaf))
 
 
-def _write_leaf(places: Places, i: int, leaf: Leaf, snapshot: Snapshot, changes: Changes) -> None:
+def _write_leaf(places: Places, leaf: Leaf, snapshot: Snapshot, changes: Changes) -> None:
     known = snapshot.leaves[leaf.name]
     if known.shape != leaf.shape:
         raise ValueError(
@@ -101,13 +102,14 @@ def _write_leaf(places: Places, i: int, leaf: Leaf, snapshot: Snapshot, changes:
             "transposes."
         )
     fields = snapshot.fields(leaf.name) if known.values else ()
-    for f, (node, like) in places.of_leaf(i, fields).items():
+    for f, (node, like) in places.of_leaf(leaf, fields).items():
         word, x = places.words[f], known.values[f.name]
         if not f.is_array:
             x = _as_in(places, x, like)
         elif word.factor is not None:
             x = _scaled(x, word.factor(leaf))
-        changes[node].setdefault(word.attribute, {})[i] = _array(f"leaf {leaf.name!r}: the state {f.name}", x, like)
+        made = _array(f"leaf {leaf.name!r}: the state {f.name}", x, like)
+        changes[node].setdefault(word.attribute, {})[leaf.name] = made
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def _write_leaf(places: Places, i: int, leaf: Leaf, snapshot: Snapshot, changes:
 
 def _of_model(places: Places) -> list[Field]:
     """The fields of the model that exist with a rule's options."""
-    fields = {f for name, shape in places.leaves for f in places.rule.fields_of(Leaf(name, shape)) if f.is_of_model}
+    fields = {f for leaf in places.leaves for f in places.rule.fields_of(leaf) if f.is_of_model}
     return [f for f in places.rule.fields if f in fields]
 
 
@@ -137,10 +139,10 @@ def _write_of_model(places: Places, f: Field, snapshot: Snapshot, changes: Chang
         return
     (node, like), x = places.of_model(f), snapshot.model[f.name]
     if word.index is None:
-        changes[node][word.attribute] = _array(f"the state {f.name}", _as_in(places, x, like), like)
+        changes[node][word.attribute] = {"": _array(f"the state {f.name}", _as_in(places, x, like), like)}
     else:
-        others = changes[node].get(word.attribute, jnp.zeros(like.shape, like.dtype))
-        changes[node][word.attribute] = others.at[word.index].set(number(x))
+        several = changes[node].setdefault(word.attribute, {"": jnp.zeros(like.shape, like.dtype)})
+        several[""] = several[""].at[word.index].set(number(x))
 
 
 def _as_in(places: Places, x: Numbers, like: Any) -> Numbers:
@@ -152,16 +154,16 @@ def _as_in(places: Places, x: Numbers, like: Any) -> Numbers:
 
 
 def _write_counts(places: Places, snapshot: Snapshot, changes: Changes) -> None:
-    for i, counts in places.counts().items():
+    for i, counts in places.counts.items():
         for attribute, like in counts.items():
             count = snapshot.one_count()
             if count > np.iinfo(like.dtype).max:
                 raise ValueError(f"the state counts updates in {like.dtype}, which does not hold {count}.")
-            changes[i][attribute] = _array(attribute, np.asarray(count, like.dtype), like)
+            changes[i][attribute] = {"": _array(attribute, np.asarray(count, like.dtype), like)}
     for i, node in enumerate(places.nodes):
         for attribute in set(FIRST) & set(node._fields):
             is_first = np.asarray(snapshot.count() == 0)
-            changes[i][attribute] = _array(attribute, is_first, getattr(node, attribute))
+            changes[i][attribute] = {"": _array(attribute, is_first, single(getattr(node, attribute)))}
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------------
@@ -169,19 +171,18 @@ def _write_counts(places: Places, snapshot: Snapshot, changes: Changes) -> None:
 
 def arrays(params: Any) -> dict[str, Numbers]:
     """Parameters as arrays by name: for `trainfn.convert.rearranged`."""
-    values, _ = trees.flattened(params)
-    return {name: _numbers(x) for name, x in zip(trees.names(params), values, strict=True) if x is not None}
+    return {name: _numbers(x) for name, x in trees.named(params) if x is not None}
 
 
 def tree(arrays: Mapping[str, Any], like: Any) -> Any:
     """Arrays by name, such as parameters that come from torch, as a tree like `like`."""
-    likes, treedef = trees.flattened(like)
-    named = list(zip(trees.names(like), likes, strict=True))
+    named = trees.named(like)
     here = [name for name, x in named if x is not None]
     missing, unknown = [n for n in here if n not in arrays], [n for n in arrays if n not in here]
     if missing or unknown:
         raise ValueError("the arrays are of another tree: " + differences("they lack", missing, "it lacks", unknown))
-    return treedef.unflatten(None if x is None else _array(f"leaf {n!r}", arrays[n], x) for n, x in named)
+    values = [None if x is None else _array(f"leaf {name!r}", arrays[name], x) for name, x in named]
+    return jax.tree.unflatten(trees.structure(like), values)
 
 
 def _numbers(x: Any) -> Numbers:

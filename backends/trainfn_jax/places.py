@@ -6,7 +6,7 @@ order of the links, whatever stands around them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, STATE
 
 _OTHER = "it is a state of another rule, or of other options."
 
-Changes = list[dict[str, Any]]  # for each named tuple, by attribute
+# For each named tuple, by attribute: what is to be exchanged there, by leaf; a number that is no leaf's is called "".
+Changes = list[dict[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,20 @@ class Word:
 
 
 class Places:
-    """The named tuples of a state (`nodes`), the parameters (`leaves`: name and shape), the words for fields."""
+    """The named tuples of a state (`nodes`), the parameters (`leaves`), the words for fields, the counts of updates."""
 
     def __init__(self, state: Any, rule: Rule, params: Any) -> None:
         self.rule = rule
-        values, self._treedef = trees.flattened(params)
-        self.leaves = [(n, tuple(np.shape(x))) for n, x in zip(trees.names(params), values, strict=True)]
+        self.leaves = [Leaf(name, tuple(np.shape(x))) for name, x in trees.named(params) if x is not None]
+        self._names = {leaf.name for leaf in self.leaves}
+        if len(self._names) < len(self.leaves):
+            raise ValueError("two leaves of the parameters have one name: state is converted by name.")
         self.nodes = list(self._walk(state))
         own = [i for i, node in enumerate(self.nodes) if _is_own(node, rule)]
         self.is_own = bool(own)
         self.words = _own_words(rule) if own else _optax_words(rule)
         self._searched = own or range(len(self.nodes))
+        self.counts = self._counts()
         self._trees = {word.attribute: list(self._trees_called(word.attribute)) for word in self.words.values()}
 
     def _walk(self, tree: Any) -> Iterator[Any]:
@@ -59,7 +63,7 @@ class Places:
                     yield from self._walk(value)
 
     def rebuilt(self, state: Any, changes: Changes) -> Any:
-        """The state with attributes of its named tuples exchanged."""
+        """The state with what changes exchanged."""
         remaining = iter(changes)
 
         def rebuild(tree: Any) -> Any:
@@ -70,40 +74,33 @@ class Places:
                 return node
             change = next(remaining)
             inside = [x if self.by_leaf(x) is not None else rebuild(x) for x in node]
-            return type(node)(*(change.get(k, x) for k, x in zip(node._fields, inside, strict=True)))
+            return type(node)(*(_exchanged(x, change.get(k, {})) for k, x in zip(node._fields, inside, strict=True)))
 
         return rebuild(state)
 
-    def _trees_called(self, attribute: str) -> Iterator[tuple[int, list[Any]]]:
+    def by_leaf(self, tree: Any) -> dict[str, Any] | None:
+        """The arrays of a tree shaped like the parameters, or like some of them; None if it is no such tree."""
+        values = dict(trees.named(tree))
+        is_one = values and values.keys() <= self._names and all(x is None or is_array(x) for x in values.values())
+        return {name: x for name, x in values.items() if x is not None} if is_one else None
+
+    def _trees_called(self, attribute: str) -> Iterator[tuple[int, dict[str, Any]]]:
         for i in self._searched:
             values = self.by_leaf(getattr(self.nodes[i], attribute, None))
             if values is not None:
                 yield i, values
 
-    def by_leaf(self, tree: Any) -> list[Any] | None:
-        """The arrays of a tree shaped like the parameters, None for those it leaves out; None if it is no such tree."""
-        try:
-            values = list(self._treedef.flatten_up_to(tree))
-        except (ValueError, TypeError):
-            return None
-        values = [None if is_named_tuple(x) and not jax.tree.leaves(x) else x for x in values]
-        return values if all(x is None or is_array(x) for x in values) else None
+    def holds(self, f: Field, leaf: Leaf) -> bool:
+        """Whether anything is there that could be this field of a leaf."""
+        return any(leaf.name in values for _, values in self._trees[self.words[f].attribute])
 
-    def with_leaves(self, tree: Any, values: Mapping[int, Any]) -> Any:
-        """The tree with other arrays for some leaves."""
-        return self._treedef.unflatten(values.get(i, x) for i, x in enumerate(self._treedef.flatten_up_to(tree)))
-
-    def holds(self, f: Field, i: int) -> bool:
-        """Whether anything is there that could be the field of leaf i."""
-        return any(values[i] is not None for _, values in self._trees[self.words[f].attribute])
-
-    def of_leaf(self, i: int, fields: Sequence[Field]) -> dict[Field, tuple[int, Any]]:
-        """For each of these fields of leaf i the number of its named tuple, and what is there."""
+    def of_leaf(self, leaf: Leaf, fields: Sequence[Field]) -> dict[Field, tuple[int, Any]]:
+        """For each of these fields of a leaf the number of its named tuple, and what is there."""
         found: dict[Field, tuple[int, Any]] = {}
-        for attribute in {self.words[f].attribute for f in fields}:
+        for attribute in dict.fromkeys(self.words[f].attribute for f in fields):
             due = [f for f in fields if self.words[f].attribute == attribute]
-            places = [(node, values[i]) for node, values in self._trees[attribute] if values[i] is not None]
-            _check_number(f"leaf {self.leaves[i][0]!r}", self.rule, attribute, len(due), len(places))
+            places = [(i, values[leaf.name]) for i, values in self._trees[attribute] if leaf.name in values]
+            _check_number(f"leaf {leaf.name!r}", self.rule, attribute, len(due), len(places))
             found |= zip(due, places, strict=True)
         return found
 
@@ -111,51 +108,58 @@ class Places:
         """The number of the named tuple that holds a field of the model, and what is there."""
         word = self.words[f]
         same = [g for g in self.words if g.is_of_model and self.words[g] == word]
-        values = [(i, getattr(self.nodes[i], word.attribute, None)) for i in self._searched]
-        places = [(i, x) for i, x in values if is_array(x) and np.issubdtype(x.dtype, np.inexact)]  # type: ignore[union-attr]
+        values = [(i, single(getattr(self.nodes[i], word.attribute, None))) for i in self._searched]
+        places = [(i, x) for i, x in values if x is not None and np.issubdtype(x.dtype, np.inexact)]
         _check_number("the model", self.rule, word.attribute, len(same), len(places))
         return places[same.index(f)]
 
-    def check_names(self, names: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    def differing(self, names: Collection[str]) -> tuple[list[str], list[str]]:
         """Leaves with state here that are not among the names, and names that are no leaves here."""
-        held = {i for places in self._trees.values() for _, xs in places for i, x in enumerate(xs) if x is not None}
-        here = [name for name, _ in self.leaves]
-        return [n for i, n in enumerate(here) if i in held and n not in names], [n for n in names if n not in here]
+        held = {name for places in self._trees.values() for _, values in places for name in values}
+        return sorted(held.difference(names)), [name for name in names if name not in self._names]
 
-    def check_complete(self, changes: Changes, due: set[int]) -> None:
-        """Whether named tuples that are written to hold nothing else of the leaves that are due."""
+    def check_complete(self, changes: Changes, names: set[str]) -> None:
+        """Whether named tuples in which these leaves change hold nothing else of them."""
+        of_model = {word.attribute for f, word in self.words.items() if f.is_of_model}
         for node, change in zip(self.nodes, changes, strict=True):
-            for attribute, tree in zip(node._fields, node, strict=True) if change else ():
-                values = self.by_leaf(tree) or []
-                left = [i for i, x in enumerate(values) if x is not None and i not in change.get(attribute, {})]
-                for i in due.intersection(left):
-                    raise ValueError(
-                        f"leaf {self.leaves[i][0]!r}: the state also has {attribute}, which is nothing of "
-                        f"{self.rule.name}: {_OTHER}"
-                    )
+            for attribute in [k for k in node._fields if k not in of_model] if change else ():
+                values = self.by_leaf(getattr(node, attribute)) or {}
+                for name in sorted(values.keys() & names - change.get(attribute, {}).keys()):
+                    if np.issubdtype(values[name].dtype, np.inexact):
+                        raise ValueError(
+                            f"leaf {name!r}: the state also has {attribute}, which is nothing of {self.rule.name}: "
+                            f"{_OTHER}"
+                        )
 
     # -- counts --------------------------------------------------------------------------------------------------------
 
-    def counts(self) -> dict[int, dict[str, Any]]:
+    def _counts(self) -> dict[int, dict[str, Any]]:
         """For each named tuple that counts updates its counts, by attribute."""
         counts: dict[int, dict[str, Any]] = {}
         for i, node in enumerate(self.nodes):
             if "plateau_count" not in node._fields:  # beside which stands another sort of count
-                found = {k: x for k, x in zip(node._fields, node, strict=True) if k in COUNTS and _is_count(x)}
+                values = {k: single(getattr(node, k)) for k in node._fields if k in COUNTS}
+                found = {k: x for k, x in values.items() if _is_count(x)}
                 counts |= {i: found} if found else {}
-        return {i: found for i, found in counts.items() if i in self._of_updates()}
+        outside = counts.keys() - set(self._updating())
+        if outside:
+            raise ValueError(
+                f"{type(self.nodes[min(outside)]).__name__} stands outside of MultiSteps and counts gradients, not "
+                "updates: a snapshot does not say how many there were. Put what counts inside of MultiSteps."
+            )
+        return counts
 
-    def _of_updates(self) -> range:
-        """The named tuples inside `MultiSteps`, if there is one: those outside count what it accumulates."""
+    def _updating(self) -> range:
+        """The named tuples inside `MultiSteps`, if there is one: those outside see each gradient it accumulates."""
         for i, node in enumerate(self.nodes):
             if "mini_step" in node._fields:
-                return range(i, i + 1 + sum(1 for x in node for _ in self._walk(x) if self.by_leaf(x) is None))
+                inside = sum(1 for x in node if self.by_leaf(x) is None for _ in self._walk(x))
+                return range(i, i + 1 + inside)
         return range(len(self.nodes))
 
     def count(self, what: str, nodes: set[int]) -> int | None:
         """The count in these named tuples, or in any if these have none; None if there is none at all."""
-        counts = self.counts()
-        these = {i: counts[i] for i in nodes if i in counts} or counts
+        these = {i: self.counts[i] for i in nodes if i in self.counts} or self.counts
         known = {int(x) for found in these.values() for x in found.values()}
         if len(known) > 1:
             raise ValueError(f"the state has several counts of updates for {what}: {listed(sorted(known))}.")
@@ -223,5 +227,19 @@ def is_array(x: Any) -> bool:
     return hasattr(x, "dtype") and hasattr(x, "shape")
 
 
+def single(x: Any) -> Any:
+    """The array that stands alone, or in a box; None if x is anything else."""
+    named = [] if is_named_tuple(x) else trees.named(x)
+    return named[0][1] if len(named) == 1 and named[0][0] == "" and is_array(named[0][1]) else None
+
+
 def _is_count(x: Any) -> bool:
-    return is_array(x) and x.shape == () and np.issubdtype(x.dtype, np.integer)
+    return x is not None and x.shape == () and np.issubdtype(x.dtype, np.integer)
+
+
+def _exchanged(tree: Any, values: Mapping[str, Any]) -> Any:
+    """A tree with other arrays for some of its leaves."""
+    if not values:
+        return tree
+    named = trees.named(tree)
+    return jax.tree.unflatten(trees.structure(tree), [values.get(name, x) for name, x in named])

@@ -19,9 +19,14 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
-def flattened(tree: Any) -> tuple[list[Any], Any]:
-    """The leaves, None counting as one, and the structure."""
-    return jax.tree.flatten(tree, is_leaf=is_none)
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves with their names, None counting as one."""
+    return list(zip(names(tree), jax.tree.leaves(tree, is_leaf=is_none), strict=True))
+
+
+def structure(tree: Any) -> Any:
+    """How the leaves stand in a tree, None counting as one."""
+    return jax.tree.structure(tree, is_leaf=is_none)
 
 
 def names(tree: Any) -> list[str]:
