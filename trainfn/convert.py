@@ -301,10 +301,10 @@ def name_of(x: Numbers) -> str:
 
 
 def stored(f: Field, number: float) -> Numbers:
-    """A number as a field keeps it: in float32, with the rest beside it if the field is a pair."""
+    """A number as a field keeps it: in float32, with the rest beside it if the field is a pair (of inf: inf)."""
     with np.errstate(over="ignore"):
         high = np.float32(number)
-        rest = np.float32(number - float(high) if np.isfinite(high) else 0.0)
+        rest = np.float32(number - float(high)) if np.isfinite(high) else high
     return np.array([high, rest]) if f.is_pair else np.array(high)
 
 

@@ -58,7 +58,7 @@ from trainfn.trace import (
     lift,
     tracing,
 )
-from trainfn.verbs import isfinite, where, zeros_like
+from trainfn.verbs import where, zeros_like
 
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")
@@ -655,7 +655,8 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
     rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
     if issubclass(sort, LeafPair | ModelPair):
         states[f"state.{name}.high"] = rounded
-        rest = where(isfinite(rounded), x - rounded, 0.0)  # an infinity has no rest: high + low would be NaN
+        nothing = rounded - rounded  # NaN where rounded is infinite, whose rest is itself: high + low must not be NaN
+        rest = where(nothing == nothing, x - rounded, rounded)
         states[f"state.{name}.low"] = graph.emit("single", (rest.index,), Sort.SCALAR)
     else:
         states[f"state.{name}"] = rounded
