@@ -55,7 +55,7 @@ class Snapshot:
     leaves: by name; model: fields that belong to the whole model.
 
     Arrays have the dtype they were stored in, bfloat16 as `BFLOAT16`.  A Scalar is one float32 number, a pair two, high
-    and low.  Making one checks it: each leaf has the fields of the rule, in their shapes, or none.
+    and low.  Making one checks it: each leaf has the rule's fields, in their shapes, or none, and the model all of its.
     """
 
     rule: Rule
@@ -66,6 +66,8 @@ class Snapshot:
     def __post_init__(self) -> None:
         for name, leaf in self.leaves.items():
             _check(self.rule, name, leaf)
+        if self.leaves:
+            _check_model(self)
 
     def fields(self, name: str) -> tuple[Field, ...]:
         """Those of a leaf, in the rule's order; it has values for all of them or for none."""
@@ -186,6 +188,25 @@ def _check(rule: Rule, name: str, leaf: LeafState) -> None:
             raise ValueError(
                 f"leaf {name!r} has shape {leaf.shape}, and its state {k} has {x.shape} where {due} is due."
             )
+
+
+def _check_model(snapshot: Snapshot) -> None:
+    due = {f.name: f for f in fields_of_model(snapshot.rule, (Leaf(n, x.shape) for n, x in snapshot.leaves.items()))}
+    if snapshot.model.keys() != due.keys():
+        raise ValueError(
+            f"the model's state holds {', '.join(sorted(snapshot.model)) or 'nothing'}, and {snapshot.rule.name} keeps "
+            f"{', '.join(sorted(due)) or 'nothing'}: it is a state of another rule, or of other options."
+        )
+    for k, x in snapshot.model.items():
+        shape = (2,) if due[k].is_pair else ()
+        if x.shape != shape:
+            raise ValueError(f"the state {k} of the model has shape {x.shape} where {shape} is due.")
+
+
+def fields_of_model(rule: Rule, leaves: Iterable[Leaf]) -> list[Field]:
+    """The fields of the model that exist with a rule's options."""
+    present = {f for leaf in leaves for f in rule.fields_of(leaf) if f.is_of_model}
+    return [f for f in rule.fields if f in present]
 
 
 def _keepers(rule: Rule) -> list[Definition]:

@@ -18,7 +18,17 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from trainfn.convert import BFLOAT16, LeafState, Numbers, Snapshot, differences, name_of, number, stored
+from trainfn.convert import (
+    BFLOAT16,
+    LeafState,
+    Numbers,
+    Snapshot,
+    differences,
+    fields_of_model,
+    name_of,
+    number,
+    stored,
+)
 from trainfn.rule import Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import trees
@@ -33,8 +43,9 @@ def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
     rule: whose state it is; for one of optax the namesake's rule, with the namesake's options.
     params: the parameters, or their shapes; they name the leaves, `layers_0/kernel`.
 
-    Leaves that the state leaves out (`optax.masked`) are left out.  optax keeps no count of updates with some rules
-    (sgd), so `step` is None there (`Snapshot.at`).  Of a pair optax has one number.
+    Leaves that the state leaves out (`optax.masked`) are left out; where `partition` has several rules, each is read
+    from its own part.  optax keeps no count of updates with some rules (sgd), so `step` is None there (`Snapshot.at`).
+    Of a pair optax has one number.
     """
     places = Places(state, rule, params)
     if any(int(single(node.mini_step)) for node in places.nodes if "mini_step" in node._fields):
@@ -51,7 +62,7 @@ def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
         raise ValueError(f"the state has nothing of what {rule.name} keeps: it is a state of another rule.")
     steps = [leaf.step for leaf in leaves.values() if leaf.step is not None]
     updates = max(steps) if steps and len(steps) == len(leaves) else places.count("the model", set())
-    model = {f.name: _read_of_model(places, f, updates) for f in _of_model(places)}
+    model = {f.name: _read_of_model(places, f, updates) for f in fields_of_model(rule, places.leaves)}
     return Snapshot(rule, updates, leaves, model)
 
 
@@ -77,7 +88,7 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
         if leaf.name in snapshot.leaves:
             _write_leaf(places, leaf, snapshot, changes)
     places.check_complete(changes, {name for name, leaf in snapshot.leaves.items() if leaf.values})
-    for f in _of_model(places):
+    for f in fields_of_model(snapshot.rule, places.leaves):
         _write_of_model(places, f, snapshot, changes)
     _write_counts(places, snapshot, changes)
     return places.rebuilt(state, changes)
@@ -113,12 +124,6 @@ def _write_leaf(places: Places, leaf: Leaf, snapshot: Snapshot, changes: Changes
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
-
-
-def _of_model(places: Places) -> list[Field]:
-    """The fields of the model that exist with a rule's options."""
-    fields = {f for leaf in places.leaves for f in places.rule.fields_of(leaf) if f.is_of_model}
-    return [f for f in places.rule.fields if f in fields]
 
 
 def _read_of_model(places: Places, f: Field, updates: int | None) -> Numbers:
