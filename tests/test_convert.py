@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import convert, reference
 from trainfn.convert import BFLOAT16, LeafState, Snapshot
+from trainfn.verbs import axis_sum, sqrt, zeros_like
 
 Model = Mapping[str, Any]
 SHAPES = {"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "w": (4, 3), "b": (3,)}
@@ -523,6 +524,58 @@ def test_a_file_holds_a_snapshot(tmp_path_factory: Any, drawn: tuple[Snapshot, A
         Snapshot.load(path, tf.adam())
 
 
+class Factored(NamedTuple):
+    rows: tf.Array
+    columns: tf.Array
+
+    @staticmethod
+    def init(p: Any) -> Factored:
+        return Factored(axis_sum(zeros_like(p), -1), axis_sum(zeros_like(p), -2))
+
+
+class Following(NamedTuple):
+    rows: tf.Array
+    columns: tf.Array
+
+    @staticmethod
+    def init(p: Any) -> Following:
+        return Following(*Factored.init(p))
+
+    def permuted(self, axes: tuple[int, ...]) -> Following:
+        return Following(self.columns.transpose(axes), self.rows.transpose(axes))
+
+
+def _scaled(state: Any, g: Any) -> Any:
+    after = type(state)(state.rows + axis_sum(g * g, -1), state.columns + axis_sum(g * g, -2))
+    return -g / sqrt(after.rows * after.columns + 1e-6), after
+
+
+@tf.rule
+def following(state: Following, g: Any) -> Any:
+    return _scaled(state, g)
+
+
+@tf.rule
+def factored(state: Factored, g: Any) -> Any:
+    return _scaled(state, g)
+
+
+def test_a_state_of_another_shape_follows_as_it_says() -> None:
+    rule, layout = tf.chain(following(), tf.sgd(momentum=0.9)), {"p": ("q", (1, 0))}
+    params, grads = {"p": numbers(1, (4, 4))}, [{"p": numbers(n, (4, 4))} for n in (2, 3)]
+    here = Torch(params, _ours_in_torch(rule))
+    there = Torch(convert.rearranged(params, layout), _ours_in_torch(rule))
+    for g in grads:
+        here.step(g)
+        there.step(convert.rearranged(g, layout))
+    _assert_same(here.snapshot().renamed(layout), there.snapshot())
+    mute = Torch(params, _ours_in_torch(factored()))
+    mute.step(grads[0])
+    assert mute.snapshot().renamed({"p": "q"}).leaves.keys() == {"q"}
+    with pytest.raises(ValueError, match=r"leaf 'p': factored does not say how.* Give Factored a method permuted"):
+        mute.snapshot().renamed(layout)
+
+
 def test_patterns() -> None:
     layout = convert.patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
     assert {name: layout(name) for name in LAYOUT} == LAYOUT
@@ -714,7 +767,7 @@ def test_names_and_shapes_that_differ() -> None:
         ({**LAYOUT, "3.weight": "c"}, "there is no '3.weight'"),
         ({**LAYOUT, "0.bias": "layers_0/kernel"}, "calls both '0.weight' and '0.bias' 'layers_0/kernel'"),
         ({**LAYOUT, "0.bias": ("b", (1, 0))}, r"leaf '0.bias' has shape \(6,\), whose axes .* order \(1, 0\)"),
-        ({**LAYOUT, "0.weight": ("a", (0, 0))}, r"the state m of leaf '0.weight' has shape \(6, 4\), whose axes"),
+        ({**LAYOUT, "0.weight": ("a", (0, 0))}, r"leaf '0.weight' has shape \(6, 4\), whose axes"),
         (lambda name: None, "it lacks '0.weight', '0.bias', '2.weight'"),
     ],
 )

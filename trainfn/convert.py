@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainfn.rule import Definition, Field, Rule, walk_structures
-from trainfn.trace import Leaf
+from trainfn.trace import Array, Leaf
 
 Numbers = np.ndarray[Any, Any]
 Place = str | tuple[str, tuple[int, ...]]
@@ -74,16 +74,17 @@ class Snapshot:
         return _fields(self.rule, name, self.leaves[name].shape)
 
     def renamed(self, layout: Layout) -> Snapshot:
-        """The same state under other names, its arrays transposed; the layout must name every leaf."""
+        """The same state under other names, its arrays transposed; the layout must name every leaf.
+
+        A state that is shaped like its parameter follows it.  One that begins as anything else (sums along an axis)
+        says how, in a method `permuted(self, axes)` of its NamedTuple: it returns the state of `p.transpose(axes)`.
+        """
         leaves = {}
         for name, (new, axes) in _places(self.leaves, layout).items():
             leaf = self.leaves[name]
-            arrays = {f.name for f in self.rule.fields if f.is_array}
-            values = {
-                k: _transposed(f"the state {k} of leaf {name!r}", x, axes) if k in arrays else x
-                for k, x in leaf.values.items()
-            }
-            leaves[new] = LeafState(leaf.step, _permuted(f"leaf {name!r}", leaf.shape, axes), values)
+            if axes is not None:
+                leaf = _permuted(self.rule, name, leaf, axes)
+            leaves[new] = leaf
         return replace(self, leaves=leaves)
 
     def at(self, step: int) -> Snapshot:
@@ -190,6 +191,27 @@ def _check(rule: Rule, name: str, leaf: LeafState) -> None:
             )
 
 
+def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> LeafState:
+    """The state of a leaf whose axes are put in another order."""
+    shape = _permuted_shape(f"leaf {name!r}", leaf.shape, axes)
+    values = {**leaf.values}
+    for structure in walk_structures(rule.structure) if leaf.values else ():
+        definition, names = structure.definition, dict(structure.state)
+        permute = getattr(definition.state, "permuted", None)
+        if permute is not None:
+            after = permute(definition.state(**{k: leaf.values.get(full) for k, full in names.items()}), axes)
+            values |= {full: x.copy() for k, full in names.items() if (x := getattr(after, k)) is not None}
+        elif hasattr(definition.state, "init") and rule.state_shapes(Leaf(name, leaf.shape)):
+            raise ValueError(
+                f"leaf {name!r}: {definition.name} does not say how its state follows when the parameter's axes are "
+                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes)."
+            )
+        else:
+            arrays = [names[k] for k, sort in definition.fields.items() if sort is Array and names[k] in values]
+            values |= {k: values[k].transpose(axes).copy() for k in arrays}
+    return LeafState(leaf.step, shape, values)
+
+
 def _check_model(snapshot: Snapshot) -> None:
     due = {f.name: f for f in fields_of_model(snapshot.rule, (Leaf(n, x.shape) for n, x in snapshot.leaves.items()))}
     if snapshot.model.keys() != due.keys():
@@ -223,10 +245,14 @@ def _spell(keepers: Iterable[Definition]) -> str:
 
 def rearranged(arrays: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
     """Arrays, such as a model's parameters, under a layout's other names and transposed as it says."""
-    return {
-        new: _transposed(f"leaf {name!r}", np.asarray(arrays[name]), axes)
-        for name, (new, axes) in _places(arrays, layout).items()
-    }
+    there = {}
+    for name, (new, axes) in _places(arrays, layout).items():
+        x = np.asarray(arrays[name])
+        if axes is not None:
+            _permuted_shape(f"leaf {name!r}", x.shape, axes)
+            x = x.transpose(axes).copy()
+        there[new] = x
+    return there
 
 
 def inverse(layout: Mapping[str, Place]) -> dict[str, Place]:
@@ -278,16 +304,7 @@ def _check_unique(places: Mapping[str, tuple[str, Any]]) -> None:
             raise ValueError(f"the layout calls both {first[new]!r} and {name!r} {new!r}.")
 
 
-def _transposed(what: str, x: Numbers, axes: tuple[int, ...] | None) -> Numbers:
-    if axes is None:
-        return x
-    _permuted(what, x.shape, axes)
-    return x.transpose(axes).copy()
-
-
-def _permuted(what: str, shape: tuple[int, ...], axes: tuple[int, ...] | None) -> tuple[int, ...]:
-    if axes is None:
-        return shape
+def _permuted_shape(what: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     if sorted(axes) != list(range(len(shape))):
         raise ValueError(f"{what} has shape {shape}, whose axes cannot be put in the order {axes}.")
     return tuple(shape[axis] for axis in axes)
