@@ -477,6 +477,29 @@ def test_a_state_of_flax() -> None:
     _assert_same(snapshot(state, RECIPE, params), known)
 
 
+def test_a_partition_goes_on_by_other_names() -> None:
+    import jax
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    here, there = (
+        tf.partition({f"*{end}": tf.sgd(lr=LR, momentum=0.9)}, tf.adamw(lr=LR)) for end in (".bias", "/bias")
+    )
+    params = _params(np.float32)
+    whole = _train(Torch(params, _ours_in_torch(here)), range(2), np.float32)
+    first = _train(Torch(params, _ours_in_torch(here)), range(1), np.float32)
+    known = first.snapshot().renamed(LAYOUT, there)
+    second = _jax(there, convert.rearranged(first.arrays(), LAYOUT)).load(known)
+    _assert_same(
+        _train(second, range(1, 2), np.float32, LAYOUT).snapshot(there), whole.snapshot().renamed(LAYOUT, there)
+    )
+    labels = jax.tree.map(lambda x: "matrix" if np.ndim(x) > 1 else "bias", second.params)
+    tx = optax.partition({"matrix": optax.adamw(LR), "bias": optax.sgd(LR, momentum=0.9)}, labels)
+    state = filled(tx.init(second.params), known, second.params)
+    _assert_same(snapshot(state, there, second.params), known)
+
+
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 

@@ -248,7 +248,7 @@ def test_a_wrapper_must_call_its_inner_rule_once() -> None:
 
     with pytest.raises(tf.TraceError, match="2 times"):
         twice(tf.sgd()).program()
-    with pytest.raises(tf.TraceError, match=r"rule <lambda>: inner takes the gradient alone, .* given 2 values"):
+    with pytest.raises(tf.TraceError, match=r"rule <lambda>: inner takes the gradient, .* given 2 values"):
         tf.rule(lambda inner, g, p: inner(g, p))(tf.sgd()).program()
 
 
@@ -334,7 +334,7 @@ def test_a_number_of_the_model_may_be_absent(track: bool) -> None:
     assert state.model == ({"norm": 2.0} if track else {})
     tx = trainfn_jax.transform(rule)
     _, after = tx.update(g, tx.init(g), g)
-    assert after.norm == (2.0 if track else None)
+    assert after.norm == (2.0 if track else 0.0)
     p = torch.ones(4, requires_grad=True)
     p.grad = torch.ones(4)
     optimizer = trainfn_torch.Optimizer([p], rule)

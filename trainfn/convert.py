@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from trainfn.rule import Definition, Field, Rule, walk_structures
-from trainfn.trace import Array, Leaf
+from trainfn.trace import Array, Graph, Leaf
 
 Numbers = np.ndarray[Any, Any]
 Place = str | tuple[str, tuple[int, ...]]
@@ -73,11 +73,12 @@ class Snapshot:
         """Those of a leaf, in the rule's order; it has values for all of them or for none."""
         return _fields(self.rule, name, self.leaves[name].shape)
 
-    def renamed(self, layout: Layout) -> Snapshot:
+    def renamed(self, layout: Layout, rule: Rule | None = None) -> Snapshot:
         """The same state under other names, its arrays transposed; the layout must name every leaf.
 
         A state that is shaped like its parameter follows it.  One that begins as anything else (sums along an axis)
         says how, in a method `permuted(self, axes)` of its NamedTuple: it returns the state of `p.transpose(axes)`.
+        A rule that asks for names (`partition`) is given again as it asks for the new ones.
         """
         leaves = {}
         for name, (new, axes) in _places(self.leaves, layout).items():
@@ -85,7 +86,9 @@ class Snapshot:
             if axes is not None:
                 leaf = _permuted(self.rule, name, leaf, axes)
             leaves[new] = leaf
-        return replace(self, leaves=leaves)
+        if rule is not None:
+            self.check_rule(rule)
+        return replace(self, leaves=leaves, rule=rule or self.rule)
 
     def at(self, step: int) -> Snapshot:
         """The same state, updated `step` times: where nothing counted, or leaves were updated unequally often."""
@@ -195,7 +198,8 @@ def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> 
     """The state of a leaf whose axes are put in another order."""
     shape = _permuted_shape(f"leaf {name!r}", leaf.shape, axes)
     values = {**leaf.values}
-    for structure in walk_structures(rule.structure) if leaf.values else ():
+    of_leaf = Graph(Leaf(name, leaf.shape))
+    for structure in walk_structures(rule.structure, of_leaf) if leaf.values else ():
         definition, names = structure.definition, dict(structure.state)
         permute = getattr(definition.state, "permuted", None)
         if permute is not None:

@@ -24,7 +24,7 @@ from trainfn.elementary import grids
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
-from trainfn.rule import EXTRAS, Rule, resolve
+from trainfn.rule import EXTRAS, Rule, check_agreement, resolve
 from trainfn.trace import Graph, Leaf, emit
 
 # -- Scalars ---------------------------------------------------------------------------------------------------------
@@ -307,6 +307,7 @@ class State:
 def init(rule: Rule, params: Mapping[str, Any]) -> State:
     """The state before the first update."""
     _check_model(rule, params)
+    rule.check_policies(Leaf(name, np.shape(p)) for name, p in params.items())
     model: dict[str, float] = {}
     leaves = {}
     for name, p in params.items():
@@ -330,20 +331,13 @@ def update(
     if unknown:
         raise TypeError(f"update knows no {', '.join(unknown)}; a rule may ask for {', '.join(EXTRAS)}.")
     total = sum(np.size(p) for p in params.values())
+    leaves_of_model = [Leaf(name, np.shape(p)) for name, p in params.items()]
+    check_agreement(rule, [(leaf, _hyperparameters(rule, leaf, state.count)) for leaf in leaves_of_model])
     calls = []
-    for name, p in params.items():
-        leaf = Leaf(name, np.shape(p))
-        fields = {f.name: f for f in rule.fields if f.is_array}
-        inputs = {
-            **{f"state.{k}": load(x) if k in fields else x for k, x in {**state.model, **state.leaves[name]}.items()},
-            **_hyperparameters(rule, leaf, state.count),
-            **{k: float(v) for k, v in extras.items()},
-            "p": load(p),
-            "g": load(grads[name]),
-            "step": float(state.steps[name]),
-            "count.leaf": float(np.size(p)),
-            "count.global": float(total),
-        }
+    for leaf, (name, p) in zip(leaves_of_model, params.items(), strict=True):
+        numbers = {k: float(v) for k, v in {**_DEFAULTS, **extras}.items()}
+        inputs = _inputs(rule, state, leaf, {"p": load(p), "g": load(grads[name]), **numbers})
+        inputs["count.global"] = float(total)
         calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))
     with np.errstate(all="ignore"):
         results = run(calls, TABLE)
@@ -355,9 +349,39 @@ def update(
         for (name, p), result in zip(params.items(), results, strict=True):
             updates[name] = result["update"].astype(p.dtype)
             leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
-    return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
+    counted = int(all(result.get("counted", True) for result in results))
+    return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 
 
+def eval_params(rule: Rule, state: State, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters to evaluate, such as an average that the rule keeps; by default those that are trained."""
+    _check_model(rule, params)
+    _check_fit(state, params, params)
+    evaluated = {}
+    for name, p in params.items():
+        leaf = Leaf(name, np.shape(p))
+        call = Call(
+            lower(rule.eval_program(leaf)), _inputs(rule, state, leaf, {"p": load(p)}), arrays(p.dtype, leaf.shape)
+        )
+        with np.errstate(all="ignore"):
+            evaluated[name] = run([call], TABLE)[0]["p"].astype(p.dtype)
+    return evaluated
+
+
+def _inputs(rule: Rule, state: State, leaf: Leaf, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program reads: one leaf's state and hyperparameters beside the arrays it is given."""
+    fields = {f.name for f in rule.fields if f.is_array}
+    kept = {**state.model, **state.leaves[leaf.name]}
+    return {
+        **{f"state.{k}": load(x) if k in fields else x for k, x in kept.items()},
+        **_hyperparameters(rule, leaf, state.count),
+        "step": float(state.steps[leaf.name]),
+        "count.leaf": float(leaf.size),
+        **arrays,
+    }
+
+
+_DEFAULTS = {name: value for name, value in EXTRAS.items() if value is not None}
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

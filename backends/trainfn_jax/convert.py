@@ -33,7 +33,7 @@ from trainfn.rule import Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import trees
 from trainfn_jax.places import Changes, Places, single
-from trainfn_jax.vocabulary import FIRST
+from trainfn_jax.vocabulary import COUNTS, FIRST
 
 
 def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
@@ -161,7 +161,7 @@ def _as_in(places: Places, x: Numbers, like: Any) -> Numbers:
 def _write_counts(places: Places, snapshot: Snapshot, changes: Changes) -> None:
     for i, counts in places.counts.items():
         for attribute, like in counts.items():
-            count = snapshot.one_count()
+            count = snapshot.one_count() + COUNTS[attribute]
             if count > np.iinfo(like.dtype).max:
                 raise ValueError(f"the state counts updates in {like.dtype}, which does not hold {count}.")
             changes[i][attribute] = {"": _array(attribute, np.asarray(count, like.dtype), like)}

@@ -52,7 +52,9 @@ class Places:
         self.words = _own_words(rule) if own else _optax_words(rule)
         self._searched = own or range(len(self.nodes))
         self.counts = self._counts()
-        self._trees = {word.attribute: list(self._trees_called(word.attribute)) for word in self.words.values()}
+        words = {word.attribute for f, word in self.words.items() if not f.is_of_model}
+        self._trees = {word: list(self._called(word, self.by_leaf)) for word in words}
+        self._shared = {word: list(self._called(word, self._of_each_leaf)) for word in words}
 
     def _walk(self, tree: Any) -> Iterator[Any]:
         """The named tuples of a state, each before those inside it."""
@@ -84,9 +86,14 @@ class Places:
         is_one = values and values.keys() <= self._names and all(x is None or is_array(x) for x in values.values())
         return {name: x for name, x in values.items() if x is not None} if is_one else None
 
-    def _trees_called(self, attribute: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _of_each_leaf(self, tree: Any) -> dict[str, Any] | None:
+        """What is one number in the state and in the rule one of each leaf."""
+        number = single(tree)
+        return None if number is None else dict.fromkeys(self._names, number)
+
+    def _called(self, attribute: str, read: Callable[[Any], Any]) -> Iterator[tuple[int, dict[str, Any]]]:
         for i in self._searched:
-            values = self.by_leaf(getattr(self.nodes[i], attribute, None))
+            values = read(getattr(self.nodes[i], attribute, None))
             if values is not None:
                 yield i, values
 
@@ -99,7 +106,8 @@ class Places:
         found: dict[Field, tuple[int, Any]] = {}
         for attribute in dict.fromkeys(self.words[f].attribute for f in fields):
             due = [f for f in fields if self.words[f].attribute == attribute]
-            places = [(i, values[leaf.name]) for i, values in self._trees[attribute] if leaf.name in values]
+            under = self._trees[attribute] or self._shared[attribute]
+            places = [(i, values[leaf.name]) for i, values in under if leaf.name in values]
             _check_number(f"leaf {leaf.name!r}", self.rule, attribute, len(due), len(places))
             found |= zip(due, places, strict=True)
         return found
@@ -160,7 +168,7 @@ class Places:
     def count(self, what: str, nodes: set[int]) -> int | None:
         """The count in these named tuples, or in any if these have none; None if there is none at all."""
         these = {i: self.counts[i] for i in nodes if i in self.counts} or self.counts
-        known = {int(x) for found in these.values() for x in found.values()}
+        known = {int(x) - COUNTS[k] for found in these.values() for k, x in found.items()}
         if len(known) > 1:
             raise ValueError(f"the state has several counts of updates for {what}: {listed(sorted(known))}.")
         return known.pop() if known else None
@@ -238,8 +246,12 @@ def _is_count(x: Any) -> bool:
 
 
 def _exchanged(tree: Any, values: Mapping[str, Any]) -> Any:
-    """A tree with other arrays for some of its leaves."""
+    """A tree with other arrays for some of its leaves, or another number, which is to be the same for all leaves."""
     if not values:
         return tree
     named = trees.named(tree)
+    if [name for name, _ in named] == [""] and "" not in values:
+        if len({float(x) for x in values.values()}) > 1:
+            raise ValueError(f"the state has one number for the leaves {listed(values)}, and theirs differ.")
+        values = {"": next(iter(values.values()))}
     return jax.tree.unflatten(trees.structure(tree), [values.get(name, x) for name, x in named])

@@ -13,7 +13,7 @@ from functools import cache
 from itertools import chain, count
 from typing import Any
 
-from trainfn.rule import Field, Rule, Structure, walk_structures
+from trainfn.rule import Choice, Field, Rule, Structure, walk_structures
 from trainfn_jax.vocabulary import STATE
 
 
@@ -29,12 +29,12 @@ def field_name(rule: Rule, field: Field) -> str:
 
 
 @cache
-def _field_names(structures: tuple[Structure, ...]) -> dict[str, str]:
+def _field_names(structures: tuple[Structure | Choice, ...]) -> dict[str, str]:
     """Names in the tuple; where optax calls two fields the same (adam and rmsprop: mu), the earlier keeps ours."""
     names: dict[str, str] = {}
     for structure in reversed(list(walk_structures(structures))):
         words = STATE.get(structure.definition.known_as, {})
-        for plain, name in reversed(structure.state):
+        for plain, name in reversed([entry for entry in structure.state if entry[1] not in names]):
             own = name.replace(".", "_")
             translated = own.removesuffix(plain) + words.get(plain, plain)
             candidates = chain((translated, own), (f"{own}_{k}" for k in count(2)))

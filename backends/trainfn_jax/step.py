@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,7 @@ def step(
         "step": at,
         "count.global": total,
         **{name: widen(x) for name, x in extras.items()},
-        **_loaded_scalars(of_model, recipe.rule),
+        **loaded_scalars({f.name: of_model[f.name] for f in recipe.rule.fields if f.is_of_model}, recipe.rule),
     }
     meetings = arrays.Meetings()
     calls = [
@@ -99,8 +99,7 @@ def step(
         for spec, x in zip(recipe.leaves, leaves, strict=True)
     ]
     results = run(calls, TABLE)
-    flags = [r["applied"] for r in results if "applied" in r]
-    select = _selector(functools.reduce(lax.bitwise_and, flags)) if flags else _always
+    select, select_count = (_selector([r[name] for r in results if name in r]) for name in ("applied", "counted"))
     updates, states, model = [], [], dict(of_model)
     for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
         u = arrays.stored_as(result["update"], x.g)
@@ -110,7 +109,7 @@ def step(
             {f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model}
         )
         model.update({f.name: select(_stored(f, result, of_model), of_model[f.name]) for f in fields if f.is_of_model})
-    return updates, states, model, select(_saturating_increment(count), count)
+    return updates, states, model, select(select_count(_saturating_increment(count), count), count)
 
 
 def _call(
@@ -130,7 +129,7 @@ def _call(
         "g": g,
         **({} if x.p is None else {"p": arrays.load(x.p, compute)}),
         **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
-        **_loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
+        **loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
     }
     program = update_program(recipe.rule, spec.leaf)
     whole = None if program.is_elementwise else spec.leaf.shape
@@ -140,7 +139,7 @@ def _call(
     return call
 
 
-def _loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+def loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     fields = {f.name: f for f in rule.fields}
     loaded = {}
     for name, x in stored.items():
@@ -165,9 +164,9 @@ def _saturating_increment(count: Array) -> Array:
     return lax.select(lax.lt(count, most), lax.add(count, np.ones((), count.dtype)), count)
 
 
-def _selector(applied: Any) -> Any:
-    return lambda new, old: lax.select(applied, new, old)
-
-
-def _always(new: Any, old: Any) -> Any:
-    return new
+def _selector(flags: list[Any]) -> Callable[[Any, Any], Any]:
+    """A function that gives the new value if all flags hold, else the old one."""
+    if not flags:
+        return lambda new, old: new
+    condition = functools.reduce(lax.bitwise_and, flags)
+    return lambda new, old: lax.select(condition, new, old)

@@ -7,7 +7,7 @@ therefore have the bits of jitted ones, and inside a user's jit the function is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,15 +20,15 @@ from trainfn import hyperparameters
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
-from trainfn.rule import Definition, Field, Rule
+from trainfn.rule import EXTRAS, Definition, Field, Rule, check_agreement
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
 from trainfn_jax.pins import with_pins
 from trainfn_jax.primitives import held
-from trainfn_jax.scalars import TABLE, in_float64
+from trainfn_jax.scalars import TABLE, in_float64, widen
 from trainfn_jax.state import state_class
-from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
+from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, loaded_scalars, step, stored_scalar, update_program
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
 
@@ -70,15 +70,15 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
 def _init(rule: Rule, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    named = zip(trees.names(params), values, strict=True)
+    named = list(zip(trees.names(params), values, strict=True))
+    rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
     leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
             return jax.tree.unflatten(treedef, [leaf.get(f.name) for leaf in leaves])
-        if not any(leaves):
-            return jnp.zeros((2,) if f.is_pair else (), jnp.float32)
-        return next((leaf[f.name] for leaf in leaves if f.name in leaf), None)
+        zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
+        return next((leaf[f.name] for leaf in leaves if f.name in leaf), zero)
 
     return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
 
@@ -87,7 +87,7 @@ def _init(rule: Rule, params: Any) -> Any:
 def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
     """One leaf's state before the first update, by trainfn's field names."""
     trees.check_floating(name, "a parameter", dtype)
-    leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
+    leaf = arrays.leaf(name, np.shape(p), dtype)
     compute = arrays.compute_dtype(dtype)
     _check_axes(rule, leaf, dtype)
     program = with_pins(lower(rule.init_program(leaf)))
@@ -113,6 +113,51 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     return state
 
 
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def eval_params(rule: Rule, state: Any, params: Any) -> Any:
+    """The parameters to evaluate: an average that the rule keeps, or those that are trained.
+
+    state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it.
+    """
+    _check_state(rule, state)
+    values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
+    at = functools.partial(trees.aligned, like=params, treedef=treedef)
+    given = dict(zip(rule.fields, state[1:], strict=True))
+    of_model = {f.name: x for f, x in given.items() if f.is_of_model}
+    by_leaf = {f.name: at(f"state.{f.name}", tree) for f, tree in given.items() if not f.is_of_model}
+    for i, (name, p) in enumerate(zip(trees.names(params), values, strict=True)):
+        if p is not None:
+            own = of_model | {k: xs[i] for k, xs in by_leaf.items()}
+            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, state.count)
+    return jax.tree.unflatten(treedef, values)
+
+
+@in_float64
+def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], count: Any) -> Any:
+    leaf = arrays.leaf(name, p.shape, p.dtype)
+    compute = arrays.compute_dtype(p.dtype)
+    arguments = Arguments(count)
+    setting = arguments.setting(rule, Leaf(name, p.shape))
+    mine = {f.name: f for f in rule.fields_of(leaf)}
+    for k in mine:
+        if not hasattr(state[k], "dtype"):
+            raise ValueError(f"leaf {name!r}: the state has no {k}; give the parameters that init was given.")
+    at = widen(count)
+    inputs = {
+        **Settings(arguments.arrays, at).inputs(setting),
+        **{f"state.{k}": arrays.load(held(state[k]), compute) for k, f in mine.items() if f.is_array},
+        **loaded_scalars({k: state[k] for k, f in mine.items() if not f.is_array}, rule),
+        "p": arrays.load(held(p), compute),
+        "step": at,
+    }
+    program = with_pins(lower(rule.eval_program(leaf)))
+    whole = None if program.is_elementwise else leaf.shape
+    table = arrays.table(arrays.real_dtype(p.dtype), compute, arrays.Meetings(), whole)
+    return arrays.stored_as(run([Call(program, inputs, table)], TABLE)[0]["p"], p)
+
+
 # -- update ------------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +173,7 @@ def _update(
         zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:], strict=True), strict=True)
     )
     by_leaf = {k: at(f"state.{name}", tree) for k, (f, name, tree) in fields.items() if not f.is_of_model}
-    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model and x is not None}
+    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model}
 
     taking_part = [i for i, g in enumerate(gradients) if g is not None]
     leaves = []
@@ -144,7 +189,7 @@ def _update(
         for k, x in new.items():
             by_leaf[k][i] = x
     after = [
-        of_model.get(k) if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
+        of_model[k] if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
     ]
     return jax.tree.unflatten(treedef, gradients), type(state)(count, *after)
 
@@ -155,13 +200,17 @@ def _recipe(
     """What is known while tracing, checked, and the hyperparameters that are arrays."""
     arguments = Arguments(count)
     numbers: dict[Setting, int] = {}
-    specs = []
+    specs: list[LeafSpec] = []
+    settings: list[Setting] = []
     for name, x in zip(names, leaves, strict=True):
-        leaf = Leaf(name, arrays.real_shape(np.shape(x.g), jnp.result_type(x.g)))
+        leaf = arrays.leaf(name, np.shape(x.g), jnp.result_type(x.g))
         _check_leaf(rule, leaf, x)
         setting = arguments.setting(rule, Leaf(name, np.shape(x.g)))  # the user's shape, also if numbers are complex
         axes = _axes(rule, axis_name, leaf, x.g)
         specs.append(LeafSpec(leaf, numbers.setdefault(setting, len(numbers)), axes))
+        settings.append(setting)
+    if len(numbers) > 1:
+        check_agreement(rule, ((spec.leaf, dict(own)) for spec, own in zip(specs, settings, strict=True)))
     return Recipe(rule.structure, tuple(specs), tuple(numbers), rule), arguments.arrays
 
 
@@ -202,11 +251,12 @@ def _varying_axes(x: Any) -> list[str]:
 
 def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
     """What the rule asks of the training loop; what else a chain passes around is not for it."""
-    missing = [name for name in rule.extras if given.get(name) is None]
+    supplied = {name: EXTRAS[name] if given.get(name) is None else given[name] for name in rule.extras}
+    missing = [name for name, x in supplied.items() if x is None]
     if missing:
         call = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(f"{rule.name} needs more than gradients: call update(gradients, state, params, {call}).")
-    return {name: _one_number(name, given[name]) for name in rule.extras}
+    return {name: _one_number(name, x) for name, x in supplied.items()}
 
 
 def _one_number(name: str, x: Any) -> Array:

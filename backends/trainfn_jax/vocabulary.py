@@ -82,6 +82,7 @@ STATE: Mapping[str, Mapping[str, str]] = {
 
 # Fields kept under a word that ours do not have, or as one number of several under it.
 ELSEWHERE: Mapping[str, Mapping[str, str | tuple[str, int]]] = {
+    "schedule_free": {"weights": "weight_sum", "peak": "max_lr"},  # of the model, where ours are of each leaf
     "mechanic": {"p0": "x0", **{f"{name}{k}": (name, k) for name in "mvrs" for k in range(6)}},
 }
 
@@ -91,6 +92,6 @@ COUNTERS: Mapping[str, str] = {"prodigy": "t", "dadapt_adamw": "t", "momo": "t",
 # Fields that optax keeps as what is added to p: -1 times ours with `lr_in_momentum`, and -lr times it without.
 ADDED: Mapping[str, str] = {"rmsprop": "buf", "lars": "buf"}
 
-# What optax calls a count of updates, and whether there were none yet.
-COUNTS = ("count", "count_m2", "t", "step", "gradient_step")
+# What optax calls a count of updates, with what it starts at; and whether there were none yet.
+COUNTS: Mapping[str, int] = {"count": 0, "count_m2": 0, "t": 0, "step": 0, "gradient_step": 0, "step_count": 1}
 FIRST = ("is_init_step", "is_initial_step")

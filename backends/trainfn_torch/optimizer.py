@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from trainfn.hyperparameters import is_leaf_function
-from trainfn.program import Program
-from trainfn.rule import EXTRAS, Definition, Rule
+from trainfn.program import Program, Sort
+from trainfn.rule import EXTRAS, Definition, Rule, check_agreement, numbers_of_model
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
 from trainfn.wrappers.skip import unscale
@@ -82,6 +82,7 @@ class Optimizer(torch.optim.Optimizer):
         self._forget()
         defaults = self._defaults() | self._fixed | {"maximize": maximize}
         super().__init__(params, defaults)
+        self.rule.check_policies(leaf for group in self.param_groups for leaf in _leaves(group))
 
     def _forget(self) -> None:
         """Drop what is only remembered to save time."""
@@ -91,6 +92,8 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: dict[torch.Tensor, Slot] = {}
         self._variants: dict[tuple[bool, bool], Rule] = {}
         self._programs: dict[Program, Program] = {}
+        # A leaf of each group with numbers that the state of the model is computed from, if there are several groups.
+        self._shared: list[tuple[Leaf, dict[str, Any]]] = []
 
     def _defaults(self) -> dict[str, Any]:
         """The rule's numbers under torch's keys: schedulers look there for what they may write."""
@@ -119,8 +122,9 @@ class Optimizer(torch.optim.Optimizer):
             del self.param_groups[before:], self._groups[before:]
             raise
         self._given += given or []
+        self._start_model()
         if is_first and self._given:
-            self._start_model()
+            self._place(self.parameters()[0])
         self._share()
 
     def _split(self, given: dict[str, Any]) -> list[tuple[dict[str, Any], Group]]:
@@ -154,14 +158,15 @@ class Optimizer(torch.optim.Optimizer):
         return made
 
     def _start_model(self) -> None:
-        """State of the model begins with the first parameter."""
-        group, own = next((group, own) for group, own in self._both() if group["params"])
-        p = group["params"][0]
-        leaf = Leaf(_name(group, 0), tuple(p.shape))
-        hyper = grouping.read(self.rule, self._names.keys, group, own)
-        with torch.no_grad():
-            self._model = states.initial_of_model(self.rule, leaf, p, hyper)
-        self._place(p)
+        """State of the model begins with the first parameter whose rule has it."""
+        for group, own in self._both():
+            for p, leaf in zip(group["params"], _leaves(group), strict=True):
+                fields = [f for f in self.rule.fields if f.is_of_model and f.name not in self._model]
+                if not fields:
+                    return
+                hyper = grouping.read(self.rule, self._names.keys, group, own)
+                with torch.no_grad():
+                    self._model |= states.initial_of_model(self.rule, leaf, p, hyper, fields)
 
     def _share(self) -> None:
         """Every group holds the same tensors for what belongs to the model: the keys of `state` are parameters only."""
@@ -183,11 +188,12 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None, weight: Any = None) -> Any:
         """Update every parameter that has a gradient; returns what `closure` returns.
 
         closure: computes the loss anew, gradients included.
         value: the loss, for rules that ask for it; the closure's is taken otherwise.
+        weight: of how many losses the gradient is a sum, for rules that ask for it (`accumulate`); 1 otherwise.
         """
         loss = None
         if closure is not None:
@@ -195,9 +201,9 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         value = loss if value is None else value
         if torch.compiler.is_compiling():
-            compiled.step(self._number, self.parameters(), value)
+            compiled.step(self._number, self.parameters(), value, weight)
         else:
-            self.update(value)
+            self.update(value, weight)
         return loss
 
     def parameters(self) -> list[torch.Tensor]:
@@ -205,9 +211,9 @@ class Optimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
-    def update(self, value: Any = None) -> None:
+    def update(self, value: Any = None, weight: Any = None) -> None:
         """The update alone, as `step` does it between hooks and closure."""
-        extras = self._extras(value)
+        extras = self._extras(value, weight)
         scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
         self._adopt_numbers_of_model()
         rules = [self._prepare(group, own, extras, scaled) for group, own in self._both()]
@@ -216,6 +222,8 @@ class Optimizer(torch.optim.Optimizer):
         if self._plan is None or not self._plan.fits(rules, params, grads, self.state):
             self._plan = None
             self._plan = self._make_plan(rules, params, grads)
+        if self._shared:
+            check_agreement(self.rule, ((leaf, _comparable(hyper)) for leaf, hyper in self._shared))
         if self._plan.slots:
             try:
                 self._plan.run(grads, self._updates)
@@ -223,6 +231,31 @@ class Optimizer(torch.optim.Optimizer):
                 raise self._explained(error) from None
             for group, own in self._both():
                 grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+
+    @torch.no_grad()
+    def eval_params(self) -> dict[str, torch.Tensor]:
+        """The parameters to evaluate, by name: an average that the rule keeps, or those that are trained.
+
+            output = torch.func.functional_call(model, optimizer.eval_params(), inputs)
+
+        They are copies where they differ from the model's.  Without names (`named_parameters()`) this is an error.
+        """
+        evaluated = {}
+        for group, own in self._both():
+            hyper = grouping.read(self.rule, self._names.keys, group, own)
+            for i, p in enumerate(group["params"]):
+                leaf = _leaf(group, i)
+                if not leaf.name:
+                    raise ValueError(
+                        "the parameters were given without names: give the optimizer model.named_parameters()."
+                    )
+                is_trained = p not in self.state or _is_input(self.rule.eval_program(leaf))
+                evaluated[leaf.name] = (
+                    p.detach()
+                    if is_trained
+                    else states.evaluated(self.rule, self._names, leaf, p, self.state[p], self._model, hyper)
+                )
+        return evaluated
 
     def _explained(self, error: Reshaped) -> ValueError:
         """The error about a leaf as one about the parameter."""
@@ -258,15 +291,16 @@ class Optimizer(torch.optim.Optimizer):
                 hyper.pop(name, None)
         return self._variant(bool(group["maximize"]), scaled)
 
-    def _extras(self, value: Any) -> dict[str, Any]:
+    def _extras(self, value: Any, weight: Any) -> dict[str, Any]:
         """What the training loop supplies for this update beyond gradients."""
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         extras: dict[str, Any] = {}
         if grad_scale is not None or found_inf is not None:
             extras["grad_scale"] = 1.0 if grad_scale is None else grad_scale
             extras["found_inf"] = 0.0 if found_inf is None else found_inf
-        if "value" in self.rule.extras:
-            extras["value"] = value
+        given = {"value": value, "weight": weight}
+        for name in given.keys() & set(self.rule.extras):
+            extras[name] = EXTRAS[name] if given[name] is None else given[name]
         lacking = [name for name in self.rule.extras if extras.get(name) is None]
         if lacking == ["value"]:
             raise ValueError(
@@ -307,10 +341,15 @@ class Optimizer(torch.optim.Optimizer):
             if g is not None:
                 self._place(p)
         slots = []
+        shared: dict[tuple[int, Any], tuple[Leaf, dict[str, Any]]] = {}
         for rule, (group, own) in zip(rules, self._both(), strict=True):
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
                     slots.append(self._slot(rule, group, i, own.hyper))
+                    leaf = _leaf(group, i)
+                    numbers = numbers_of_model(self.rule, leaf)
+                    shared.setdefault((id(own), numbers), (leaf, own.hyper))
+        self._shared = [x for (_, numbers), x in shared.items() if numbers] if len(shared) > 1 else []
         known = self._slots | {slot.p: slot for slot in slots}  # those that rest come back
         self._slots = {p: slot for p, slot in known.items() if p in self.state}
         return Plan(rules, params, grads, slots, self.state)
@@ -327,7 +366,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _slot(self, rule: Rule, group: Mapping[str, Any], i: int, hyper: dict[str, Any]) -> Slot:
         p = group["params"][i]
-        leaf = Leaf(_name(group, i), tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
+        leaf = _leaf(group, i)
         state = self.state[p]
         program = rule.program(leaf)
         program = self._programs.setdefault(program, program)
@@ -378,7 +417,7 @@ class Optimizer(torch.optim.Optimizer):
     def _entries(self) -> list[checkpoint.Entry]:
         """The parameters in the order in which the user gave them."""
         entries = [
-            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape)), _describe(group, i), number)
+            checkpoint.Entry(p, _leaf(group, i), _describe(group, i), number)
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]
@@ -471,6 +510,28 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
             f"{where} is a lazy conjugate or negative of other memory, of which only a copy could be updated. Give "
             "p.resolve_conj().resolve_neg()."
         )
+
+
+def _comparable(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, and what stands for one that only a device knows."""
+    return {
+        k: float(x) if not isinstance(x, torch.Tensor) or x.device.type == "cpu" else id(x) for k, x in hyper.items()
+    }
+
+
+def _is_input(program: Program) -> bool:
+    """Whether it gives back the parameter that it is given."""
+    return program.nodes[program.output["p"]].op == "input" and program.inputs(Sort.ARRAY) == ("p",)
+
+
+def _leaf(group: Mapping[str, Any], i: int) -> Leaf:
+    """A parameter as its program sees it: a complex one is computed with as pairs of numbers."""
+    p = group["params"][i]
+    return Leaf(_name(group, i), tuple(real(p).shape), p.is_complex())
+
+
+def _leaves(group: Mapping[str, Any]) -> list[Leaf]:
+    return [Leaf(_name(group, i), tuple(p.shape)) for i, p in enumerate(group["params"])]
 
 
 def _name(group: Mapping[str, Any], i: int) -> str:
