@@ -3,6 +3,7 @@
 This package is the mathematics and imports numpy only; `trainfn_torch` and `trainfn_jax` execute it.
 """
 
+from trainfn import convert as convert
 from trainfn.policies import by_leaf as by_leaf
 from trainfn.policies import layer_decay as layer_decay
 from trainfn.rule import Rule as Rule

@@ -117,6 +117,11 @@ class Definition:
         return {k: sort for k, (sort, _) in _field_sorts(self.state).items()} if self.state else {}
 
     @property
+    def known_as(self) -> str:
+        """Its name in the adapters' tables of words; "" for a user's rule, which may have the name of one of ours."""
+        return self.name if self.function.__module__.partition(".")[0] == "trainfn" else ""
+
+    @property
     def __doc__(self) -> str | None:  # type: ignore[override]
         return self.function.__doc__
 
@@ -913,7 +918,8 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
     rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
     if issubclass(sort, LeafPair | ModelPair):
         states[f"state.{name}.high"] = rounded
-        rest = x - rounded
+        nothing = rounded - rounded  # NaN where rounded is infinite, whose rest is itself: high + low must not be NaN
+        rest = where(nothing == nothing, x - rounded, rounded)
         states[f"state.{name}.low"] = graph.emit("single", (rest.index,), Sort.SCALAR)
     else:
         states[f"state.{name}"] = rounded
