@@ -21,8 +21,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainfn.rule import Definition, Field, Rule, walk_structures
+from trainfn.rule import Definition, Field, Rule
 from trainfn.trace import Array, Graph, Leaf
+from trainfn.tracing import walk_structures
 
 Numbers = np.ndarray[Any, Any]
 Place = str | tuple[str, tuple[int, ...]]

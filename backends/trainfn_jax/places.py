@@ -15,9 +15,10 @@ import numpy as np
 
 from trainfn.convert import listed
 from trainfn.hyperparameters import is_leaf_function
-from trainfn.rule import Field, Rule, Structure, resolve, walk_structures
+from trainfn.rule import Field, Rule, resolve
 from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
+from trainfn.tracing import Structure, walk_structures
 from trainfn_jax import trees
 from trainfn_jax.state import field_name, state_class
 from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, STATE

@@ -13,7 +13,8 @@ from functools import cache
 from itertools import chain, count
 from typing import Any
 
-from trainfn.rule import Choice, Field, Rule, Structure, walk_structures
+from trainfn.rule import Field, Rule
+from trainfn.tracing import Choice, Structure, walk_structures
 from trainfn_jax.vocabulary import STATE
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainfn.rule import Rule, walk_structures
+from trainfn.rule import Rule
+from trainfn.tracing import walk_structures
 
 
 @dataclass(frozen=True)
