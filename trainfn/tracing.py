@@ -328,8 +328,8 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
     rounded: Any = graph.emit("single", (x.index,), Sort.SCALAR)
     if issubclass(sort, LeafPair | ModelPair):
         states[f"state.{name}.high"] = rounded
-        nothing = rounded - rounded  # NaN where rounded is infinite, whose rest is itself: high + low must not be NaN
-        rest = where(nothing == nothing, x - rounded, rounded)
+        is_finite = rounded - rounded == 0  # an infinite pair is infinite in both parts: inf - inf is NaN
+        rest = where(is_finite, x - rounded, rounded)
         states[f"state.{name}.low"] = graph.emit("single", (rest.index,), Sort.SCALAR)
     else:
         states[f"state.{name}"] = rounded

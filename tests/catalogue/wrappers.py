@@ -50,8 +50,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "adam_accumulated",
-        lambda **h: tf.accumulate(tf.adam(lr=tf.warmup(1e-2, 2), **h), k=2),
-        hyper={"eps": 1e-8},
+        lambda **h: tf.accumulate(tf.adam(**h), k=2),
+        hyper={"lr": tf.warmup(1e-2, 2)},
     ),
     Row("adam_unfrozen", lambda **h: tf.unfreeze(tf.adam(**h), start=1), hyper={"lr": 1e-2}),
 )

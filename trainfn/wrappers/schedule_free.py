@@ -23,7 +23,7 @@ class Fast(NamedTuple):
 
     @staticmethod
     def eval_params(state: Fast, p: Any, b1: Any) -> Any:
-        return _averaged(state.z, p, b1)
+        return (p - (1 - b1) * state.z) / b1
 
 
 @rule
@@ -39,18 +39,16 @@ def schedule_free(
         schedule_free(sgd(lr=1.0)), schedule_free(adamw(lr=3e-3, b1=0.0)), schedule_free(radam(lr=3e-3, b1=0.0))
 
     The parameters that the model holds are y; x, which is evaluated, is what `eval_params` of a backend gives, so that
-    there is no mode to switch.  Only z is kept: x = (y - (1 - b1) z) / b1, so b1 > 0.  lr is the inner rule's, of which
-    a warm-up may be a schedule; optax looks one step ahead in it.  Decay inside of the inner rule is that of y.
+    there is no mode to switch.  Only z is kept: x = (y - (1 - b1) z) / b1, so b1 > 0; put into the last line it gives
+
+        y <- y + c (z - y) + (1 - b1 (1 - c)) u               with the z before the update
+
+    lr is the inner rule's, of which a warm-up may be a schedule; optax looks one step ahead in it.  Decay inside of the
+    inner rule is that of y.
     """
-    x = _averaged(state.z, p, b1)
-    z = state.z + inner(g)
+    u = inner(g)
     peak = maximum(lr, state.peak)
     weight = peak**weight_lr_power
     weights = state.weights + weight
     c = where(weights > 0, weight / weights, 0.0)
-    y = b1 * ((1 - c) * x + c * z) + (1 - b1) * z
-    return y - p, Fast(z, weights, peak)
-
-
-def _averaged(z: Any, y: Any, b1: Any) -> Any:
-    return (y - (1 - b1) * z) / b1
+    return c * (state.z - p) + (1 - b1 * (1 - c)) * u, Fast(state.z + u, weights, peak)
