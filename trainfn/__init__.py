@@ -31,6 +31,7 @@ from trainfn.rules import decoupled_weight_decay as decoupled_weight_decay
 from trainfn.rules import dog as dog
 from trainfn.rules import dowg as dowg
 from trainfn.rules import fromage as fromage
+from trainfn.rules import gradient_noise as gradient_noise
 from trainfn.rules import independent_weight_decay as independent_weight_decay
 from trainfn.rules import lamb as lamb
 from trainfn.rules import laprop as laprop
@@ -40,6 +41,7 @@ from trainfn.rules import mars as mars
 from trainfn.rules import momo as momo
 from trainfn.rules import momo_adam as momo_adam
 from trainfn.rules import nadam as nadam
+from trainfn.rules import noisy_sgd as noisy_sgd
 from trainfn.rules import normalize as normalize
 from trainfn.rules import novograd as novograd
 from trainfn.rules import optimistic_adam as optimistic_adam

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainfn import random
 from trainfn.elementary import grids
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
@@ -71,6 +72,16 @@ def _single(x: Any) -> Any:
     return rounded.astype(np.float64) if np.ndim(x) else float(rounded)
 
 
+def word(x: Any) -> int:
+    """The word that a number counts as: its whole part in [0, 2**32), and 0 otherwise."""
+    return int(x) if 0.0 <= x < 2.0**32 else 0
+
+
+def _threefry(key: float, key_low: float, x: float, y: float) -> tuple[float, float]:
+    high, low = random.threefry2x32((word(key), word(key_low)), (word(x), word(y)))
+    return float(high), float(low)
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     if isinstance(condition, bool):
         return x if condition else y
@@ -93,6 +104,8 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
+    "threefry_0": lambda *words: _threefry(*words)[0],
+    "threefry_1": lambda *words: _threefry(*words)[1],
     "lt": operator.lt,
     "le": operator.le,
     "eq": operator.eq,
@@ -268,7 +281,19 @@ def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Callable[..., Any]
     def fill(x: Any) -> Any:
         return np.full(shape, meet(x), compute)
 
-    return {**_ELEMENTWISE, "meet": meet, "stored": stored, "fill": fill}
+    def random_words(*words: Any) -> Any:
+        key_high, key_low, stream = map(word, words)
+        counter = random.place(np.arange(math.prod(shape)).reshape(shape), stream)
+        return [random.upper_bits(x).astype(compute) for x in random.threefry2x32((key_high, key_low), counter)]
+
+    return {
+        **_ELEMENTWISE,
+        "meet": meet,
+        "stored": stored,
+        "fill": fill,
+        "random_0": lambda *words: random_words(*words)[0],
+        "random_1": lambda *words: random_words(*words)[1],
+    }
 
 
 def load(x: Any) -> Any:
@@ -342,6 +367,7 @@ def update(
             "g": load(grads[name]),
             "step": float(state.steps[name]),
             "count.leaf": float(np.size(p)),
+            "stream.leaf": float(random.stream(name)),
             "count.global": float(total),
         }
         calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))

@@ -668,7 +668,10 @@ def _trace_init(structures: tuple[Structure, ...], graph: Graph) -> Program:
                 value = getattr(initial, field) if initial is not None else default
                 if value is not None or not _field_sorts(definition.state)[field][1]:
                     _store_state(graph, names[field], sort, f"initial state field {field}", value, states)
-    return graph.program(states)
+    program = graph.program(states)
+    if program.is_random:
+        raise TraceError("a state begins without chance: random numbers are drawn by updates.")
+    return program
 
 
 def _initial(structure: Structure, graph: Graph, p: Any) -> Any:

@@ -8,6 +8,7 @@ by the default platform; no GPU was there to prove it on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainfn import random
 from trainfn.interpret import Call
 from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, pin
-from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
+from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow, word
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -193,6 +195,35 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
     "sqrt": _through_float64(lax.sqrt),
     "held": pin,  # XLA's GPU code makes loops first: p + u would be another one
 }
+
+
+# -- random numbers ----------------------------------------------------------------------------------------------------
+
+
+def draws(like: Any) -> dict[str, Callable[..., Any]]:
+    """The random whole numbers below 2**24 of a leaf, which is whole, its shards being the compiler's affair."""
+    known: dict[tuple[int, ...], tuple[Any, Any]] = {}  # by identity of what they are drawn by, which is kept
+
+    def draw(which: int, *words: Any) -> Any:
+        key = tuple(map(id, words))
+        if key not in known:
+            key_high, key_low, stream = map(word, words)
+            high, low = (lax.convert_element_type(x, np.uint32) for x in random.place(_index(like), int(stream)))
+            known[key] = random.threefry2x32((key_high, key_low), (high, low)), words
+        return lax.convert_element_type(random.upper_bits(known[key][0][which]), like.dtype)
+
+    return {f"random_{i}": functools.partial(draw, i) for i in range(2)}
+
+
+def _index(like: Any) -> Any:
+    """The place of each element in C order, with the sharding of `like`."""
+    index = lax.full_like(like, 0, dtype=np.int64)
+    stride = 1
+    for axis in reversed(range(like.ndim)):
+        along = lax.broadcasted_iota(np.int64, like.shape, axis, out_sharding=jax.typeof(index).sharding)
+        index = lax.add(index, lax.mul(along, lax.full_like(along, stride)))
+        stride *= like.shape[axis]
+    return index
 
 
 # -- reductions --------------------------------------------------------------------------------------------------------

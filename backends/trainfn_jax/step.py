@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainfn import random
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program
@@ -127,6 +128,7 @@ def _call(
     inputs = {
         **shared,
         **settings.inputs(recipe.settings[spec.setting]),
+        "stream.leaf": settings.number(float(random.stream(spec.leaf.name))),
         "g": g,
         **({} if x.p is None else {"p": arrays.load(x.p, compute)}),
         **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
@@ -136,6 +138,7 @@ def _call(
     whole = None if program.is_elementwise else spec.leaf.shape
     table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings, whole)
     call = Call(program, inputs, table)
+    table.update(arrays.draws(g))
     table.update(arrays.Reductions(call, g, meetings, spec.axes).table)
     return call
 

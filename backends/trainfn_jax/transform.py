@@ -167,10 +167,11 @@ def _recipe(
 def _axes(rule: Rule, axis_name: AxisName | None, leaf: Leaf, g: Any) -> tuple[str, ...]:
     """The mesh axes that the leaf's reductions go over; none if it has no reductions."""
     program = update_program(rule, leaf)
-    if not program.is_elementwise and (axis_name or _varying_axes(g)):
+    if (program.is_random or not program.is_elementwise) and (axis_name or _varying_axes(g)):
+        what = "draws random numbers for" if program.is_random else "works along the axes of"
         raise ValueError(
-            f"leaf {leaf.name!r} is a shard, and {rule.name} works along the axes of whole arrays: call the update "
-            "outside of shard_map, where the compiler shards it."
+            f"leaf {leaf.name!r} is a shard, and {rule.name} {what} whole arrays: call the update outside of "
+            "shard_map, where the compiler shards it."
         )
     if not program.has_reductions:
         return ()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainfn import random
 from trainfn.hyperparameters import is_leaf_function
 from trainfn.program import Program
 from trainfn.rule import EXTRAS, Definition, Rule
@@ -336,6 +337,8 @@ class Optimizer(torch.optim.Optimizer):
                 f"{_describe(group, i)} is {'a shard' if is_sharded(p) else 'complex'}, and {self.rule.name} works "
                 "along the axes of whole real tensors: give such parameters another rule, in an optimizer of their own."
             )
+        if program.is_random:
+            _check_random(self.rule, group, i)
         old = self._slots.get(p)
         if old is not None and old.is_still(program, state, hyper):
             return old
@@ -345,7 +348,8 @@ class Optimizer(torch.optim.Optimizer):
             states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
-        return Slot(program, p, state, hyper, self._names, self._model, self.rule.state_shapes(leaf), self.execution)
+        shapes, stream = self.rule.state_shapes(leaf), float(random.stream(leaf.name))
+        return Slot(program, p, state, hyper, self._names, self._model, shapes, stream, self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
 
@@ -470,6 +474,20 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
         raise ValueError(
             f"{where} is a lazy conjugate or negative of other memory, of which only a copy could be updated. Give "
             "p.resolve_conj().resolve_neg()."
+        )
+
+
+def _check_random(rule: Rule, group: Mapping[str, Any], i: int) -> None:
+    """Random numbers depend on the parameter's name and on where in the whole tensor an element is."""
+    if not group.get("param_names"):
+        raise ValueError(
+            f"{rule.name} draws random numbers by the parameters' names, and {_describe(group, i)} has none: give the "
+            "optimizer model.named_parameters(), or a group's param_names."
+        )
+    if is_sharded(group["params"][i]):
+        raise TypeError(
+            f"{_describe(group, i)} is a shard, and {rule.name} draws random numbers for whole tensors: give such "
+            "parameters another rule, in an optimizer of their own."
         )
 
 

@@ -7,6 +7,7 @@ anew only if some object is another one.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, count
@@ -39,6 +40,7 @@ class Slot:
         names: Names,
         model: Mapping[str, torch.Tensor],
         shapes: Mapping[str, tuple[int, ...]],
+        stream: float,
         preferred: str | None,
     ) -> None:
         self.p, self.program, self.state, self.hyper = p, program, state, hyper
@@ -56,7 +58,7 @@ class Slot:
             g=self.gradient(p.grad),
             state={**own, **shared},
             step=state["step"],
-            hyper=hyper,
+            hyper=ChainMap({"stream.leaf": stream}, hyper) if program.is_random else hyper,
             model=frozenset(shared),
             shapes=shapes,
         )

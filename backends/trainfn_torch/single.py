@@ -18,13 +18,14 @@ from typing import Any, cast
 
 import torch
 
+from trainfn import random
 from trainfn.elementary import grids
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn.reference import FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
-from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on
+from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on, word
 from trainfn_torch.tensors import has_numbers, plain, reduce_over_mesh
 
 
@@ -218,6 +219,14 @@ def _axis_max(axis: int, x: torch.Tensor) -> torch.Tensor:
     return x.amax(axis, keepdim=True) + 0.0  # of -0.0 it is 0.0
 
 
+def draw(which: int, p: torch.Tensor, *words: Any) -> torch.Tensor:
+    """A random whole number below 2**24 for each element of p, in the dtype of its leaf's arithmetic."""
+    key_high, key_low, stream = (word(on(p.device, x) if not is_host(x) else x) for x in words)
+    index = torch.arange(p.numel(), device=p.device).reshape(p.shape)
+    drawn = random.threefry2x32((key_high, key_low), random.place(index, stream))[which]
+    return cast(torch.Tensor, random.upper_bits(drawn).to(compute_dtype(p.dtype)))
+
+
 _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
@@ -251,4 +260,5 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
         return meet(x).expand(p.shape)
 
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
-    return {**_ELEMENTWISE, **reductions, "meet": meet, "stored": stored, "fill": fill}
+    draws = {f"random_{i}": partial(draw, i, p) for i in range(2)}
+    return {**_ELEMENTWISE, **reductions, **draws, "meet": meet, "stored": stored, "fill": fill}
