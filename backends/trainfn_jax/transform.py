@@ -31,9 +31,12 @@ from trainfn_jax.state import state_class
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
+Rename = Callable[[str], str]
 
 
-def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTransformationExtraArgs:
+def transform(
+    rule: Rule, axis_name: AxisName | None = None, rename: Rename = str
+) -> optax.GradientTransformationExtraArgs:
     """The rule as a gradient transformation of optax, for flax, `optax.chain` and all that takes one.
 
     Hyperparameters may be numbers, schedules, leaf functions (a leaf's name is its path, as in `layers/0/kernel`), or
@@ -48,6 +51,10 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
     and the bits do not depend on shards.  A leaf that is the same on all devices has no such axis: (), which also
     says that each device has a model of its own.  Without `axis_name` a rule with reductions refuses gradients that
     `shard_map` knows to vary; with check_vma=False, and in pmap, nobody can know, and it takes each device's alone.
+    Rules that draw random numbers, or work along axes, want leaves whole, or sharded by the compiler.
+
+    `rename` gives leaves other names than their paths: those by which functions of the leaf know them, and by which random
+    numbers are drawn.  With names that a model has in another framework, it gets there the same numbers.
 
     A skipped update (`skip_if_not_finite`) is -0.0 everywhere, which changes no number it is added to, and leaves the
     state and its count as they were.
@@ -57,20 +64,22 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
     for name, value in rule.hyper.items():
+        if isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{rule.name}: {name} is a key of jax.random's; a seed here is a whole number below 2**32.")
         if isinstance(value, Array) and not isinstance(value, jax.core.Tracer):
             hyperparameters.check(rule.name, name, np.asarray(value))  # what is traced nobody knows yet
     return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, rule), functools.partial(_update, rule, axis_name)
+        functools.partial(_init, rule, rename), functools.partial(_update, rule, axis_name, rename)
     )
 
 
 # -- init --------------------------------------------------------------------------------------------------------------
 
 
-def _init(rule: Rule, params: Any) -> Any:
+def _init(rule: Rule, rename: Rename, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    named = list(zip(trees.names(params), values, strict=True))
+    named = list(zip(map(rename, trees.names(params)), values, strict=True))
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
     leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
 
@@ -117,11 +126,17 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
 
 
 def _update(
-    rule: Rule, axis_name: AxisName | None, updates: Any, state: Any, params: Any = None, **extra_args: Any
+    rule: Rule,
+    axis_name: AxisName | None,
+    rename: Rename,
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    **extra_args: Any,
 ) -> tuple[Any, Any]:
     _check_state(rule, state)
     gradients, treedef = jax.tree.flatten(updates, is_leaf=trees.is_none)
-    names = trees.names(updates)
+    names = list(map(rename, trees.names(updates)))
     at = functools.partial(trees.aligned, like=updates, treedef=treedef)
     p = None if params is None else at("the parameters", params)
     fields = dict(

@@ -341,7 +341,7 @@ class Optimizer(torch.optim.Optimizer):
                 "along the axes of whole real tensors: give such parameters another rule, in an optimizer of their own."
             )
         if program.is_random:
-            _check_random(self.rule, group, i)
+            _check_named(self.rule, group, i)
         old = self._slots.get(p)
         if old is not None and old.is_still(program, state, hyper):
             return old
@@ -385,7 +385,9 @@ class Optimizer(torch.optim.Optimizer):
     def _entries(self) -> list[checkpoint.Entry]:
         """The parameters in the order in which the user gave them."""
         entries = [
-            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number)
+            checkpoint.Entry(
+                p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number
+            )
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]
@@ -480,17 +482,12 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
         )
 
 
-def _check_random(rule: Rule, group: Mapping[str, Any], i: int) -> None:
-    """Random numbers depend on the parameter's name and on where in the whole tensor an element is."""
+def _check_named(rule: Rule, group: Mapping[str, Any], i: int) -> None:
+    """Random numbers depend on the parameter's name."""
     if not group.get("param_names"):
         raise ValueError(
             f"{rule.name} draws random numbers by the parameters' names, and {_describe(group, i)} has none: give the "
             "optimizer model.named_parameters(), or a group's param_names."
-        )
-    if is_sharded(group["params"][i]):
-        raise TypeError(
-            f"{_describe(group, i)} is a shard, and {rule.name} draws random numbers for whole tensors: give such "
-            "parameters another rule, in an optimizer of their own."
         )
 
 

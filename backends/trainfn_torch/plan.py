@@ -46,8 +46,8 @@ class Slot:
         self.p, self.program, self.state, self.hyper = p, program, state, hyper
         self.is_plain = is_plain(p) and not p.is_complex()
         self.is_sharded = is_sharded(p)
-        # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
-        self._is_shown = self.is_sharded and program.has_reductions
+        # A shard is updated as any tensor is, unless the execution must know of which whole it is one.
+        self._is_shown = self.is_sharded and (program.has_reductions or program.is_random)
         assert p.grad is not None
         kept = {name.removesuffix(".high") for name in program.output}
         shared = {name: x for name, x in model.items() if f"state.{name}" in kept}
