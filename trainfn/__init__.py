@@ -98,6 +98,8 @@ from trainfn.trace import Static as Static
 from trainfn.trace import TraceError as TraceError
 from trainfn.wrappers.cautious import cautious as cautious
 from trainfn.wrappers.mechanic import mechanic as mechanic
+from trainfn.wrappers.rounding import round_once as round_once
+from trainfn.wrappers.rounding import stochastic_rounding as stochastic_rounding
 from trainfn.wrappers.skip import maximize as maximize
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite
 from trainfn.wrappers.skip import unscale as unscale

@@ -20,7 +20,7 @@ from trainfn.trace import Graph, Value, emit
 PRIMITIVES: dict[str, tuple[str, ...]] = {
     "scalar": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "floor", "exponent", "pow2", "single"),
     "words": ("threefry_0", "threefry_1"),
-    "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "fill"),
+    "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "rounded", "fill"),
     "random": ("random_0", "random_1"),
     "whole": ("axis_sum", "axis_max", "matmul", "transpose"),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),

@@ -165,6 +165,11 @@ class Program:
         """Whether it draws random numbers, which depend on the leaf's name and on where in the leaf an element is."""
         return any(node.op in RANDOM for node in self.nodes)
 
+    @property
+    def is_rounded_once(self) -> bool:
+        """Whether the update is added to the parameter as it is, so that the sum alone is rounded to its dtype."""
+        return self.nodes[self.output["update"]].op != "stored"
+
     def shapes(self, of_input: Callable[[str], tuple[int, ...]]) -> list[tuple[int, ...]]:
         """The shape of each node's value, from those of inputs."""
         shapes: list[tuple[int, ...]] = []

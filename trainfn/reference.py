@@ -290,6 +290,7 @@ def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Callable[..., Any]
         **_ELEMENTWISE,
         "meet": meet,
         "stored": stored,
+        "rounded": stored,
         "fill": fill,
         "random_0": lambda *words: random_words(*words)[0],
         "random_1": lambda *words: random_words(*words)[1],
@@ -346,7 +347,9 @@ def init(rule: Rule, params: Mapping[str, Any]) -> State:
 def update(
     rule: Rule, state: State, grads: Mapping[str, Any], params: Mapping[str, Any], **extras: float
 ) -> tuple[dict[str, Any], State]:
-    """What to add to each parameter, in its dtype, and the next state.
+    """What to add to each parameter, and the next state.
+
+    The update is in the parameter's dtype, or in float32 if the rule wants the sum alone rounded.
 
     `extras` are what the rule declares beyond the gradient, such as `value` for the loss.
     """
@@ -380,7 +383,8 @@ def update(
         model: dict[str, float] = {}
         updates, leaves = {}, {}
         for (name, p), result in zip(params.items(), results, strict=True):
-            updates[name] = result["update"].astype(p.dtype)
+            is_rounded_once = rule.program(Leaf(name, np.shape(p))).is_rounded_once
+            updates[name] = result["update"].astype(compute_dtype(p.dtype) if is_rounded_once else p.dtype)
             leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
     counted = int(all(result.get("counted", True) for result in results))
     return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)

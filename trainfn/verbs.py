@@ -45,11 +45,13 @@ __all__ = [
     "minimum",
     "normal_like",
     "pi",
+    "rounded",
     "sign",
     "sqrt",
     "square",
     "transpose",
     "uniform_like",
+    "unrounded",
     "where",
     "zeros_like",
 ]
@@ -231,6 +233,23 @@ def uniform_like(x: Array, seed: Operand, *data: Operand) -> Any:
 def normal_like(x: Array, seed: Operand, *data: Operand) -> Any:
     """An Array of x's shape, of standard normal numbers; what they depend on is said at `uniform_like`."""
     return _random("normal_like", x, seed, *data)
+
+
+# -- low precision ----------------------------------------------------------------------------------------------------
+
+
+def rounded(x: Array) -> Any:
+    """x rounded to the nearest numbers that the parameter's dtype holds: x itself in float32 and float64."""
+    return _expect_array("rounded", x).graph.emit("rounded", (x.index,), Sort.ARRAY)
+
+
+def unrounded(update: Array) -> Any:
+    """`update`, which is added to the parameter as it is.
+
+    Otherwise the update is rounded to the parameter's dtype first, and the sum a second time, as optax does.
+    """
+    _expect_array("unrounded", update).graph.unrounded = update
+    return update
 
 
 # -- gating ------------------------------------------------------------------------------------------------------------

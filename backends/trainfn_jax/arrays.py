@@ -65,6 +65,11 @@ def load(x: Any, compute: Any) -> Any:
     return flush(wide) if _keeps_subnormals() else wide
 
 
+def widened(x: Any) -> Any:
+    """An array of 16 bits in float32."""
+    return lax.convert_element_type(x, FLOAT32) if x.dtype.itemsize == 2 else x
+
+
 def round_to(x: Any, storage: Any) -> Any:
     """A computed array in its storage dtype, rounded even if XLA could carry on without."""
     if np.issubdtype(storage, np.complexfloating):
@@ -90,21 +95,23 @@ class Meetings:
 
 
 def table(
-    storage: Any, compute: Any, meetings: Meetings, whole: tuple[int, ...] | None = None
+    storage: Any, of_p: Any, compute: Any, meetings: Meetings, whole: tuple[int, ...] | None = None
 ) -> dict[str, Callable[..., Any]]:
-    """How a leaf stored as `storage` computes; numbers stay numbers until an array meets them.
+    """How a leaf computes whose update is stored as `storage`; numbers stay numbers until an array meets them.
 
+    `of_p` is its parameter's dtype.
     `whole` is the leaf's shape for programs that do not compute element by element only.
     """
 
     def meet(x: Any) -> Any:
         return meetings(x, compute)
 
-    def stored(x: Any) -> Any:
+    def stored(storage: Any, x: Any) -> Any:
         return lax.convert_element_type(round_to(x, storage), compute)
 
     operations = _ELEMENTWISE_ON_GPU if _keeps_subnormals() else _ELEMENTWISE
-    elementwise = {**operations, "meet": meet, "stored": stored, "fill": meet}
+    roundings = {"stored": functools.partial(stored, storage), "rounded": functools.partial(stored, of_p)}
+    elementwise: dict[str, Callable[..., Any]] = {**operations, **roundings, "meet": meet, "fill": meet}
     if whole is None:
         return elementwise
     return {

@@ -103,7 +103,8 @@ def step(
     select, select_count = (_selector([r[name] for r in results if name in r]) for name in ("applied", "counted"))
     updates, states, model = [], [], dict(of_model)
     for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
-        u = arrays.stored_as(result["update"], x.g)
+        is_rounded_once = recipe.rule.program(spec.leaf).is_rounded_once
+        u = arrays.stored_as(result["update"], arrays.widened(x.g) if is_rounded_once else x.g)
         updates.append(select(u, jnp.full_like(u, -0.0)))
         fields = recipe.rule.fields_of(spec.leaf)
         states.append(
@@ -135,7 +136,8 @@ def _call(
     }
     program = update_program(recipe.rule, spec.leaf)
     whole = None if program.is_elementwise else spec.leaf.shape
-    table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings, whole)
+    of_g, of_p = (arrays.real_dtype(a.dtype) for a in (x.g, x.g if x.p is None else x.p))
+    table = arrays.table(of_g, of_p, compute, meetings, whole)
     call = Call(program, inputs, table)
     table.update(arrays.draws(g))
     table.update(arrays.Reductions(call, g, meetings, spec.axes).table)

@@ -53,8 +53,8 @@ def transform(
     `shard_map` knows to vary; with check_vma=False, and in pmap, nobody can know, and it takes each device's alone.
     Rules that draw random numbers, or work along axes, want leaves whole, or sharded by the compiler.
 
-    `rename` gives leaves other names than their paths: those by which functions of the leaf know them, and by which random
-    numbers are drawn.  With names that a model has in another framework, it gets there the same numbers.
+    `rename` gives leaves other names than their paths: those by which functions of the leaf know them, and by which
+    random numbers are drawn.  With the names that a model has in another framework, it draws the same numbers.
 
     A skipped update (`skip_if_not_finite`) is -0.0 everywhere, which changes no number it is added to, and leaves the
     state and its count as they were.
@@ -108,7 +108,8 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
         inputs["p"] = arrays.load(held(jnp.asarray(p, dtype)), compute)
     whole = None if program.is_elementwise else leaf.shape
-    table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings(), whole)
+    storage = arrays.real_dtype(dtype)
+    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
     outputs = run([Call(program, inputs, table)], TABLE)[0]
     like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
     others = {

@@ -219,12 +219,13 @@ def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
         "abs": torch._foreach_abs,
         **{op: partial(_each, function, compute) for op, function in CONDITIONS.items()},
         "where": partial(_where, compute),
+        "stored": stored,
+        "rounded": stored,
     }
     return {
         **{op: of_lists(operation) for op, operation in operations.items()},
         **{op: partial(reduction, op) for op in REDUCTIONS},
         **{f"random_{i}": partial(_draw, i, bundle) for i in range(2)},
         "meet": meet,
-        "stored": stored,
         "fill": fill,
     }

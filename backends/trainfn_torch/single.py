@@ -265,4 +265,4 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
 
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
     draws = {f"random_{i}": partial(draw, i, leaf) for i in range(2)}
-    return {**_ELEMENTWISE, **reductions, **draws, "meet": meet, "stored": stored, "fill": fill}
+    return {**_ELEMENTWISE, **reductions, **draws, "meet": meet, "stored": stored, "rounded": stored, "fill": fill}

@@ -297,7 +297,7 @@ def _literal(value: object) -> str:
 # -- elements --------------------------------------------------------------------------------------------------------
 
 # Operations that pass on bits without looking whether they are those of a subnormal number.
-_MOVES = frozenset({"where", "neg", "abs", "stored"})
+_MOVES = frozenset({"where", "neg", "abs", "stored", "rounded"})
 
 
 def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
@@ -310,7 +310,7 @@ def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     parameters += [f"{_ACCUMULATORS[r.kind][0]} *to_{r.node}" for r in _reductions_of(kernel, level)]
     yield f"INLINE void element_{level}({', '.join(parameters)}) {{"
     for i in phase.elementwise:
-        if nodes[i].op == "stored":
+        if nodes[i].op in ("stored", "rounded"):
             yield f"    const real v{i} = STORED({kernel.format['p']}, v{nodes[i].args[0]});"
         elif nodes[i].op not in ("input", "meet", "fill"):
             yield f"    const {_type(nodes[i])} v{i} = {_call('a', nodes[i], nodes)};"
