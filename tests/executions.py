@@ -26,7 +26,8 @@ Execution = Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]
 
 def extras(rule: tf.Rule, n: int) -> dict[str, float]:
     """What a training loop supplies with update n to a rule that asks for it."""
-    return {"value": loss(n)} if "value" in rule.extras else {}
+    given = {"value": loss(n), "weight": 1.0 + n % 3}
+    return {name: x for name, x in given.items() if name in rule.extras}
 
 
 # -- numpy ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pictures and tables of schedules."""
+"""Pictures and tables of schedules, and of which leaf gets what."""
 
 from __future__ import annotations
 
@@ -44,6 +44,27 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"│ 4 +│ 0\.4 +│ 0\.5 +│", text)
     assert re.search(r"│ 10 +│ 1 +│ 0\.5 +│", text)
     assert "▄" in text
+
+
+def test_a_table_of_who_gets_what(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    import trainfn_jax
+
+    monkeypatch.setenv("COLUMNS", "200")
+    decay = tf.by_leaf({"*bias": 0.0}, otherwise=0.1)
+    rule = tf.partition({"embed*": tf.sgd(lr=0.5)}, otherwise=tf.adamw(lr=tf.constant(0.2), weight_decay=decay))
+    module = torch.nn.ModuleDict({"embed": torch.nn.Embedding(7, 3), "head": torch.nn.Linear(3, 2)})
+    preview.leaves(rule, dict(module.named_parameters()))
+    text = capsys.readouterr().out
+    assert re.search(r"│ embed.weight +│ 7 x 3 +│ sgd +│ lr=0.5 +│", text)
+    assert re.search(r"│ head.bias +│ 2 +│ adamw +│ lr=constant\(.*\), b1=0.9, .*, weight_decay=0 +│", text)
+    assert re.search(r"│ head.weight +│ 2 x 3 +│ adamw +│ .*, weight_decay=0.1 +│", text)
+    assert "3 leaves, 29 parameters" in text
+    preview.leaves(rule, trainfn_jax.named_leaves({"embed": {"w": torch.ones(7, 3).numpy()}, "bias": torch.ones(2)}))
+    assert re.search(r"│ embed/w +│ 7 x 3 +│ sgd +│", capsys.readouterr().out)
+    with pytest.raises(ValueError, match="is no leaf of this model"):
+        preview.leaves(rule, {"head.bias": (2,)})
 
 
 @pytest.mark.parametrize(

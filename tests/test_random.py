@@ -172,7 +172,7 @@ def test_a_state_begins_without_chance() -> None:
     def kept(state: Chance, g: Any) -> Any:
         return g, state
 
-    with pytest.raises(TraceError, match="begins without chance"):
+    with pytest.raises(TraceError, match="a state begins, and is evaluated, without chance"):
         kept().init_program()
 
 

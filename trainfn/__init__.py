@@ -3,8 +3,11 @@
 This package is the mathematics and imports numpy only; `trainfn_torch` and `trainfn_jax` execute it.
 """
 
+from trainfn.policies import by_leaf as by_leaf
+from trainfn.policies import layer_decay as layer_decay
 from trainfn.rule import Rule as Rule
 from trainfn.rule import chain as chain
+from trainfn.rule import partition as partition
 from trainfn.rule import rule as rule
 from trainfn.rules import acprop as acprop
 from trainfn.rules import adabelief as adabelief
@@ -96,10 +99,19 @@ from trainfn.trace import ModelScalar as ModelScalar
 from trainfn.trace import NoSuchMethod as NoSuchMethod
 from trainfn.trace import Static as Static
 from trainfn.trace import TraceError as TraceError
+from trainfn.wrappers.accumulate import accumulate as accumulate
+from trainfn.wrappers.average import ema as ema
+from trainfn.wrappers.average import polyak_average as polyak_average
+from trainfn.wrappers.average import swa as swa
 from trainfn.wrappers.cautious import cautious as cautious
+from trainfn.wrappers.freeze import frozen as frozen
+from trainfn.wrappers.freeze import unfreeze as unfreeze
+from trainfn.wrappers.lookahead import lookahead as lookahead
 from trainfn.wrappers.mechanic import mechanic as mechanic
 from trainfn.wrappers.rounding import round_once as round_once
 from trainfn.wrappers.rounding import stochastic_rounding as stochastic_rounding
+from trainfn.wrappers.sam import sam as sam
+from trainfn.wrappers.schedule_free import schedule_free as schedule_free
 from trainfn.wrappers.skip import maximize as maximize
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite
 from trainfn.wrappers.skip import unscale as unscale

@@ -1,9 +1,10 @@
-"""Schedules to look at before a run depends on them: as a picture, and as a table in the terminal.
+"""What a run will do, to look at before it does: schedules as pictures and tables, and which leaf gets what.
 
     from trainfn import preview
 
     preview.plot({"short": warmup_cosine(1e-3, 10, 100), "long": warmup_cosine(1e-3, 10, 300)}, steps=300)
     preview.table(warmup_cosine(1e-3, 10, 100), steps=100)
+    preview.leaves(adamw(weight_decay=by_leaf({"*.bias": 0.0}, otherwise=0.1)), dict(model.named_parameters()))
 
 Drawing needs the extra `train` (matplotlib and rich); nothing here is imported by anything else.
 """
@@ -18,7 +19,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from trainfn.rule import Rule, resolve
 from trainfn.schedules.schedule import Schedule, is_family, spell
+from trainfn.trace import Leaf
 
 Schedules: TypeAlias = Schedule | Iterable[Schedule] | Mapping[str, Schedule]
 
@@ -58,6 +61,27 @@ def table(schedules: Schedules, steps: int, rows: int = 11) -> None:
     _import("rich.console").Console().print(rich_table)
 
 
+def leaves(rule: Rule, params: Mapping[str, Any]) -> None:
+    """Print for each leaf of a model its rule and hyperparameters.
+
+    `params` has by name whatever has a shape, or the shape: `dict(model.named_parameters())` in torch, and in JAX
+    `trainfn_jax.named_leaves(params)`.  The names are those the optimizer will see.
+    """
+    known = [Leaf(name, tuple(getattr(x, "shape", x))) for name, x in params.items()]
+    rule.check_policies(known)
+    rich_table = _import("rich.table").Table("leaf", "shape", "rule", "hyperparameters")
+    for leaf in known:
+        own = rule.of_leaf(leaf)
+        values = ", ".join(f"{name}={_spell(value)}" for name, value in resolve(own, leaf).items())
+        rich_table.add_row(leaf.name, " x ".join(map(str, leaf.shape)), own.name, values)
+    rich_table.caption = f"{len(known)} leaves, {sum(leaf.size for leaf in known):,} parameters"
+    _import("rich.console").Console().print(rich_table)
+
+
+def _spell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
 def _named(schedules: Schedules) -> dict[str, Schedule]:
     if isinstance(schedules, Mapping):
         named = {str(label): schedule for label, schedule in schedules.items()}
@@ -94,7 +118,7 @@ def _import(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{module.partition('.')[0]} is needed to draw schedules: pip install 'trainfn[train]'.", name=error.name
+            f"{module.partition('.')[0]} is needed to draw: pip install 'trainfn[train]'.", name=error.name
         ) from error
 
 

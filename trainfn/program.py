@@ -127,8 +127,8 @@ class Phase:
 class Program:
     """A traced rule.
 
-    outputs: maps a name to the node that computes it: `update`, what is added to p; `p` after that; `state.*`; the flags
-        `applied`, without which nothing happens, and `counted`, without which no counter advances, if there are such.
+    outputs: maps a name to the node that computes it: `update`, what is added to p; `p` after that; `state.*`; if there
+        are such, the flags `applied`, without which nothing happens, and `counted`, without which no counter advances.
     """
 
     nodes: tuple[Node, ...]

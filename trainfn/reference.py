@@ -362,18 +362,9 @@ def update(
     calls = []
     for name, p in params.items():
         leaf = Leaf(name, np.shape(p))
-        fields = {f.name: f for f in rule.fields if f.is_array}
-        inputs = {
-            **{f"state.{k}": load(x) if k in fields else x for k, x in {**state.model, **state.leaves[name]}.items()},
-            **_hyperparameters(rule, leaf, state.count),
-            **{k: float(v) for k, v in extras.items()},
-            "p": load(p),
-            "g": load(grads[name]),
-            "step": float(state.steps[name]),
-            "count.leaf": float(np.size(p)),
-            "stream.leaf": float(random.stream(name)),
-            "count.global": float(total),
-        }
+        numbers = {k: float(v) for k, v in {**_DEFAULTS, **extras}.items()}
+        inputs = _inputs(rule, state, leaf, {"p": load(p), "g": load(grads[name]), **numbers})
+        inputs["count.global"] = float(total)
         calls.append(Call(lower(rule.program(leaf)), inputs, arrays(p.dtype, leaf.shape)))
     with np.errstate(all="ignore"):
         results = run(calls, TABLE)
@@ -390,6 +381,36 @@ def update(
     return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 
 
+def eval_params(rule: Rule, state: State, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters to evaluate, such as an average that the rule keeps; by default those that are trained."""
+    _check_model(rule, params)
+    _check_fit(state, params, params)
+    evaluated = {}
+    for name, p in params.items():
+        leaf = Leaf(name, np.shape(p))
+        call = Call(
+            lower(rule.eval_program(leaf)), _inputs(rule, state, leaf, {"p": load(p)}), arrays(p.dtype, leaf.shape)
+        )
+        with np.errstate(all="ignore"):
+            evaluated[name] = run([call], TABLE)[0]["p"].astype(p.dtype)
+    return evaluated
+
+
+def _inputs(rule: Rule, state: State, leaf: Leaf, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What a program reads: one leaf's state and hyperparameters beside the arrays it is given."""
+    fields = {f.name for f in rule.fields if f.is_array}
+    kept = {**state.model, **state.leaves[leaf.name]}
+    return {
+        **{f"state.{k}": load(x) if k in fields else x for k, x in kept.items()},
+        **_hyperparameters(rule, leaf, state.count),
+        "step": float(state.steps[leaf.name]),
+        "count.leaf": float(leaf.size),
+        "stream.leaf": float(random.stream(leaf.name)),
+        **arrays,
+    }
+
+
+_DEFAULTS = {name: value for name, value in EXTRAS.items() if value is not None}
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

@@ -16,6 +16,7 @@ A rule's positional parameters say what it needs, by name:
             `Array | None` exists only where the rule returns a value for it
     g, p    the gradient (or what the previous link of a chain made of it) and the parameter
     value   the loss, supplied by the training loop
+    weight  of how many losses the gradient is a sum, supplied by the training loop; 1 if it is a mean
     grad_scale, found_inf   what a gradient scaler says: the factor on g, and whether it overflowed (not 0)
     inner   for a rule around another: a function from a gradient to that rule's update.  `inner(g, p=..., step=...)`
             shows it another parameter or count of updates than its own; with `inner(g, when=condition)` it happens only
@@ -66,8 +67,8 @@ from trainfn.trace import (
 )
 from trainfn.verbs import expect_flag, where, zeros_like
 
-# What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
-EXTRAS = ("value", "grad_scale", "found_inf")
+# What a rule may ask for by name; of these the training loop supplies `EXTRAS`, with the value if it does not.
+EXTRAS: Mapping[str, float | None] = {"value": None, "weight": 1.0, "grad_scale": None, "found_inf": None}
 POSITIONAL = ("inner", "step", "state", "g", "p", *EXTRAS)
 # Words of the program, of the adapters' states and of their parameter groups: no hyperparameter or state has them.
 RESERVED = frozenset(
@@ -367,6 +368,10 @@ class Rule:
             inner,
         )
 
+    def of_leaf(self, leaf: Leaf) -> Rule:
+        """The rule that one leaf has, partitions decided."""
+        return Rule(tuple(_links_of(self.links, leaf)))
+
     def program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
         """The traced update: outputs `update`, `p` (after it), `state.*`, and `applied` if it can be skipped."""
         return _traces(self.structure).of(leaf).update
@@ -374,6 +379,10 @@ class Rule:
     def init_program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
         """The traced initial state, from `p` and hyperparameters."""
         return _traces(self.structure).of(leaf).init
+
+    def eval_program(self, leaf: Leaf = Leaf()) -> Program:  # noqa: B008 - frozen
+        """The traced parameter to evaluate, output `p`: of state, hyperparameters and `p`, which it is by default."""
+        return _traces(self.structure).of(leaf).evaluated
 
     def state_shapes(self, leaf: Leaf) -> dict[str, tuple[int, ...]]:
         """The shapes of a leaf's array states, by name, where they are not the leaf's."""
@@ -471,9 +480,9 @@ def rule(function: Callable[..., Any]) -> Definition:
     unknown = [n for n in positional if n not in POSITIONAL]
     if unknown:
         raise TypeError(
-            f"rule {name}: {', '.join(unknown)} is nothing a rule can ask for, which is step, state, g, p and value, "
-            "the loss; of a gradient scaler grad_scale and found_inf; around another rule inner. Hyperparameters "
-            "stand after `*`."
+            f"rule {name}: {', '.join(unknown)} is nothing a rule can ask for, which is step, state, g, p; value, "
+            "the loss, and weight; of a gradient scaler grad_scale and found_inf; around another rule inner. "
+            "Hyperparameters stand after `*`."
         )
     hints = _hints(name, function)
     keywords = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -540,6 +549,14 @@ def _walk(links: Sequence[Link | Partition], path: Path = ()) -> Iterator[tuple[
             yield link, path
 
 
+def _links_of(links: Sequence[Link | Partition], leaf: Leaf) -> Iterator[Link]:
+    for link in links:
+        if isinstance(link, Partition):
+            yield from _links_of(link.rules[link.policy.choice(leaf)].links, leaf)
+        else:
+            yield link if link.inner is None else replace(link, inner=link.inner.of_leaf(leaf))
+
+
 def _of_each_case(rule: Rule) -> Iterator[tuple[str, Rule]]:
     """The rules that leaves have of one with a partition, each with the case that the leaf is."""
     for i, link in enumerate(rule.links):
@@ -603,10 +620,11 @@ def _describe(link: Link | Partition) -> str:
 
 @dataclass(frozen=True)
 class _Traced:
-    """The two programs of a rule for one leaf, and what they were told about it."""
+    """The programs of a rule for one leaf, and what they were told about it."""
 
     update: Program
     init: Program
+    evaluated: Program
     facts: Mapping[Any, Any]
 
 
@@ -627,10 +645,15 @@ class _Traces:
                 return traced
         init = Graph(leaf)
         initial = _trace_init(self._structures, init)
-        graph = Graph(leaf, {name: init.shapes[i] for name, i in initial.outputs})
+        shapes = {name: init.shapes[i] for name, i in initial.outputs}
+        graph = Graph(leaf, shapes)
         update = _trace(self._structures, graph)
         start = initial.keep(name for name in initial.output if name in update.output)
-        traced = _Traced(update, start, graph.facts | init.facts)
+        other = Graph(leaf, shapes)
+        evaluated = _trace_evaluated(self._structures, other)
+        if initial.is_random or evaluated.is_random:
+            raise TraceError("random numbers are drawn by updates: a state begins, and is evaluated, without chance.")
+        traced = _Traced(update, start, evaluated, graph.facts | init.facts | other.facts)
         self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
         return traced
 
@@ -730,8 +753,8 @@ def _choose(choice: Choice, g: Any, place: _Place) -> Any:
     graph.some = some
     if flags != (len(graph.gates), len(graph.counts)):
         raise TraceError(
-            "a rule in a partition decides whether the whole model is updated, as skip_if_not_finite and accumulate do: "
-            "put that around the partition."
+            "a rule in a partition decides whether the whole model is updated, as skip_if_not_finite and accumulate "
+            "do: put that around the partition."
         )
     return update
 
@@ -886,30 +909,50 @@ def _trace_init(structures: tuple[Structure | Choice, ...], graph: Graph) -> Pro
                 value = getattr(initial, field) if initial is not None else default
                 if value is not None or not _field_sorts(definition.state)[field][1]:
                     _store_state(graph, names[field], sort, f"initial state field {field}", value, states)
-    program = graph.program(states)
-    if program.is_random:
-        raise TraceError("a state begins without chance: random numbers are drawn by updates.")
-    return program
+    return graph.program(states)
 
 
 def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
     """What the state's own `init(p, hyperparameters it names)` returns, if it has one."""
-    init = getattr(structure.definition.state, "init", None)
-    if init is None:
-        return None
     state = structure.definition.state
-    hyper = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
-    asked = list(inspect.signature(init).parameters.values())[1:]
-    unknown = [a.name for a in asked if a.name not in hyper and a.default is inspect.Parameter.empty]
-    if unknown:
-        raise TraceError(
-            f"{state.__name__}.init asks for {', '.join(unknown)}; beside p it is given the rule's hyperparameters it "
-            f"names: {', '.join(hyper) or 'there are none'}."
-        )
-    initial = init(p, **{a.name: hyper[a.name] for a in asked if a.name in hyper})
+    if not hasattr(state, "init"):
+        return None
+    initial = _ask_state(structure, graph, "init", p)
     if not isinstance(initial, state):
         raise TraceError(f"{state.__name__}.init must return {state.__name__}(...); it returned {initial!r}.")
     return initial
+
+
+def _ask_state(structure: Structure, graph: Graph, name: str, *given: Any) -> Any:
+    """What a static method of the state returns, given the hyperparameters it names."""
+    state = structure.definition.state
+    method = getattr(state, name)
+    hyper = {k: graph.input(v, Sort.SCALAR) for k, v in structure.hyper} | dict(structure.options)
+    asked = list(inspect.signature(method).parameters.values())[len(given) :]
+    unknown = [a.name for a in asked if a.name not in hyper and a.default is inspect.Parameter.empty]
+    if unknown:
+        first = list(inspect.signature(method).parameters)[: len(given)]
+        raise TraceError(
+            f"{state.__name__}.{name} asks for {', '.join(unknown)}; beside {', '.join(first)} it is given the rule's "
+            f"hyperparameters it names: {', '.join(hyper) or 'there are none'}."
+        )
+    return method(*given, **{a.name: hyper[a.name] for a in asked if a.name in hyper})
+
+
+def _trace_evaluated(structures: tuple[Structure | Choice, ...], graph: Graph) -> Program:
+    """What the states' own `eval_params(state, p, hyperparameters it names)` make of p, the outermost last."""
+    p: Any = graph.input("p", Sort.ARRAY)
+    for structure in walk_structures(structures, graph):
+        definition, names = structure.definition, dict(structure.state)
+        if hasattr(definition.state, "eval_params"):
+            with tracing(f"rule {definition.name}", graph.leaf):
+                loaded = {k: _load_state(graph, names[k], sort) for k, sort in definition.fields.items()}
+                p = _shaped_like_leaf(
+                    "parameter to evaluate",
+                    _ask_state(structure, graph, "eval_params", definition.state(**loaded), p),
+                    p,
+                )
+    return graph.program({"p": p}).keep(["p"])
 
 
 def walk_structures(structures: Sequence[Structure | Choice], graph: Graph | None = None) -> Iterator[Structure]:

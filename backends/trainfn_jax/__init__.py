@@ -48,7 +48,9 @@ from trainfn_jax.schedules import sgdr_schedule as sgdr_schedule
 from trainfn_jax.schedules import warmup_constant_schedule as warmup_constant_schedule
 from trainfn_jax.schedules import warmup_cosine_decay_schedule as warmup_cosine_decay_schedule
 from trainfn_jax.schedules import warmup_exponential_decay_schedule as warmup_exponential_decay_schedule
+from trainfn_jax.transform import eval_params as eval_params
 from trainfn_jax.transform import transform as transform
+from trainfn_jax.trees import named_leaves as named_leaves
 
 __all__ = [
     "adabelief",
@@ -64,6 +66,7 @@ __all__ = [
     "contrib",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "eval_params",
     "evaluate",
     "evaluate_schedule",
     "exponential_decay",
@@ -76,6 +79,7 @@ __all__ = [
     "lion",
     "nadam",
     "nadamw",
+    "named_leaves",
     "noisy_sgd",
     "novograd",
     "optimistic_adam_v2",

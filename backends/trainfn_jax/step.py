@@ -92,7 +92,7 @@ def step(
         "step": at,
         "count.global": total,
         **{name: widen(x) for name, x in extras.items()},
-        **_loaded_scalars({f.name: of_model[f.name] for f in recipe.rule.fields if f.is_of_model}, recipe.rule),
+        **loaded_scalars({f.name: of_model[f.name] for f in recipe.rule.fields if f.is_of_model}, recipe.rule),
     }
     meetings = arrays.Meetings()
     calls = [
@@ -132,7 +132,7 @@ def _call(
         "g": g,
         **({} if x.p is None else {"p": arrays.load(x.p, compute)}),
         **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
-        **_loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
+        **loaded_scalars({k: s for k, s in x.state.items() if not fields[k].is_array}, recipe.rule),
     }
     program = update_program(recipe.rule, spec.leaf)
     whole = None if program.is_elementwise else spec.leaf.shape
@@ -144,7 +144,7 @@ def _call(
     return call
 
 
-def _loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
+def loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:
     fields = {f.name: f for f in rule.fields}
     loaded = {}
     for name, x in stored.items():

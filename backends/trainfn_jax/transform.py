@@ -7,7 +7,7 @@ therefore have the bits of jitted ones, and inside a user's jit the function is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,15 +20,15 @@ from trainfn import hyperparameters
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
-from trainfn.rule import Definition, Field, Rule
+from trainfn.rule import EXTRAS, Definition, Field, Rule
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
 from trainfn_jax.pins import with_pins
 from trainfn_jax.primitives import held
-from trainfn_jax.scalars import TABLE, in_float64
+from trainfn_jax.scalars import TABLE, in_float64, widen
 from trainfn_jax.state import state_class
-from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, step, stored_scalar, update_program
+from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, loaded_scalars, step, stored_scalar, update_program
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
 Rename = Callable[[str], str]
@@ -121,6 +121,49 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
         values = [outputs[part] for part in f.inputs]
         state[f.name] = arrays.stored_as(values[0], others.get(f.name, like)) if f.is_array else stored_scalar(values)
     return state
+
+
+# -- evaluation --------------------------------------------------------------------------------------------------------
+
+
+def eval_params(rule: Rule, state: Any, params: Any, rename: Rename = str) -> Any:
+    """The parameters to evaluate: an average that the rule keeps, or those that are trained.
+
+    state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it; `rename` is transform's.
+    """
+    _check_state(rule, state)
+    values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
+    at = functools.partial(trees.aligned, like=params, treedef=treedef)
+    given = dict(zip(rule.fields, state[1:], strict=True))
+    of_model = {f.name: x for f, x in given.items() if f.is_of_model}
+    by_leaf = {f.name: at(f"state.{f.name}", tree) for f, tree in given.items() if not f.is_of_model}
+    for i, (name, p) in enumerate(zip(map(rename, trees.names(params)), values, strict=True)):
+        if p is not None:
+            own = of_model | {k: xs[i] for k, xs in by_leaf.items()}
+            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, state.count)
+    return jax.tree.unflatten(treedef, values)
+
+
+@in_float64
+def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], count: Any) -> Any:
+    leaf = arrays.leaf(name, p.shape, p.dtype)
+    compute = arrays.compute_dtype(p.dtype)
+    arguments = Arguments(count)
+    setting = arguments.setting(rule, Leaf(name, p.shape))
+    mine = {f.name: f for f in rule.fields_of(leaf)}
+    at = widen(count)
+    inputs = {
+        **Settings(arguments.arrays, at).inputs(setting),
+        **{f"state.{k}": arrays.load(held(state[k]), compute) for k, f in mine.items() if f.is_array},
+        **loaded_scalars({k: state[k] for k, f in mine.items() if not f.is_array}, rule),
+        "p": arrays.load(held(p), compute),
+        "step": at,
+    }
+    program = with_pins(lower(rule.eval_program(leaf)))
+    whole = None if program.is_elementwise else leaf.shape
+    storage = arrays.real_dtype(p.dtype)
+    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
+    return arrays.stored_as(run([Call(program, inputs, table)], TABLE)[0]["p"], p)
 
 
 # -- update ------------------------------------------------------------------------------------------------------------
@@ -219,11 +262,12 @@ def _varying_axes(x: Any) -> list[str]:
 
 def _extras(rule: Rule, given: dict[str, Any]) -> dict[str, Array]:
     """What the rule asks of the training loop; what else a chain passes around is not for it."""
-    missing = [name for name in rule.extras if given.get(name) is None]
+    supplied = {name: EXTRAS[name] if given.get(name) is None else given[name] for name in rule.extras}
+    missing = [name for name, x in supplied.items() if x is None]
     if missing:
         call = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(f"{rule.name} needs more than gradients: call update(gradients, state, params, {call}).")
-    return {name: _one_number(name, given[name]) for name in rule.extras}
+    return {name: _one_number(name, x) for name, x in supplied.items()}
 
 
 def _one_number(name: str, x: Any) -> Array:

@@ -34,6 +34,12 @@ def with_names(tree: Any) -> Any:
     return jax.tree.unflatten(treedef, [None if x is None else name for x, name in named])
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by the names that rules see, as in `layers/0/kernel`."""
+    leaves = jax.tree.leaves(tree, is_leaf=is_none)
+    return {name: x for name, x in zip(names(tree), leaves, strict=True) if x is not None}
+
+
 def _paths(tree: Any) -> Iterator[tuple[Any, ...]]:
     for path, x in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none_or_box)[0]:
         if _is_box(x):

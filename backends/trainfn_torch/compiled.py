@@ -35,6 +35,7 @@ def _step(
     params: Sequence[torch.Tensor],
     grads: Sequence[torch.Tensor],
     value: torch.Tensor | None,
+    weight: torch.Tensor | None,
 ) -> None:
     """Update the parameters of these indices; graphs may pass copies of them, which they write back.
 
@@ -52,7 +53,7 @@ def _step(
             p.copy_(x)
         for p, g in zip(own, grads, strict=True):
             p.grad = g
-        optimizer.update(value)
+        optimizer.update(value, weight)
         for p, x in copies:
             x.copy_(p)
     finally:
@@ -65,11 +66,13 @@ def _(*arguments: object) -> None:
     """Nothing is returned."""
 
 
-def step(number: int, every: Sequence[torch.Tensor], value: Any) -> None:
+def step(number: int, every: Sequence[torch.Tensor], *numbers: Any) -> None:
     """The operation, as a traced step calls it on all parameters of the optimizer."""
     indices = [i for i, p in enumerate(every) if p.grad is not None]
     params = [every[i] for i in indices]
     grads = [p.grad for p in params]
-    if value is not None and not isinstance(value, torch.Tensor):
-        value = torch.tensor(value, dtype=torch.float64)
-    _step(number, indices, params, grads, value)
+    _step(number, indices, params, grads, *map(_as_tensor, numbers))
+
+
+def _as_tensor(x: Any) -> torch.Tensor | None:
+    return x if x is None or isinstance(x, torch.Tensor) else torch.tensor(x, dtype=torch.float64)

@@ -17,7 +17,7 @@ import torch
 
 from trainfn import random
 from trainfn.hyperparameters import is_leaf_function
-from trainfn.program import Program
+from trainfn.program import Program, Sort
 from trainfn.rule import EXTRAS, Definition, Rule
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
@@ -187,11 +187,12 @@ class Optimizer(torch.optim.Optimizer):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, value: Any = None, weight: Any = None) -> Any:
         """Update every parameter that has a gradient; returns what `closure` returns.
 
         closure: computes the loss anew, gradients included.
         value: the loss, for rules that ask for it; the closure's is taken otherwise.
+        weight: of how many losses the gradient is a sum, for rules that ask for it (`accumulate`); 1 otherwise.
         """
         loss = None
         if closure is not None:
@@ -199,9 +200,9 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         value = loss if value is None else value
         if torch.compiler.is_compiling():
-            compiled.step(self._number, self.parameters(), value)
+            compiled.step(self._number, self.parameters(), value, weight)
         else:
-            self.update(value)
+            self.update(value, weight)
         return loss
 
     def parameters(self) -> list[torch.Tensor]:
@@ -209,9 +210,9 @@ class Optimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
-    def update(self, value: Any = None) -> None:
+    def update(self, value: Any = None, weight: Any = None) -> None:
         """The update alone, as `step` does it between hooks and closure."""
-        extras = self._extras(value)
+        extras = self._extras(value, weight)
         scaled = "found_inf" in extras and "found_inf" not in self.rule.extras
         self._adopt_numbers_of_model()
         rules = [self._prepare(group, own, extras, scaled) for group, own in self._both()]
@@ -227,6 +228,31 @@ class Optimizer(torch.optim.Optimizer):
                 raise self._explained(error) from None
             for group, own in self._both():
                 grouping.own_values(self._names.keys, group, own, self._updates, force=False)
+
+    @torch.no_grad()
+    def eval_params(self) -> dict[str, torch.Tensor]:
+        """The parameters to evaluate, by name: an average that the rule keeps, or those that are trained.
+
+            output = torch.func.functional_call(model, optimizer.eval_params(), inputs)
+
+        They are copies where they differ from the model's.  Without names (`named_parameters()`) this is an error.
+        """
+        evaluated = {}
+        for group, own in self._both():
+            hyper = grouping.read(self.rule, self._names.keys, group, own)
+            for i, p in enumerate(group["params"]):
+                leaf = _leaf(group, i)
+                if not leaf.name:
+                    raise ValueError(
+                        "the parameters were given without names: give the optimizer model.named_parameters()."
+                    )
+                is_trained = p not in self.state or _is_input(self.rule.eval_program(leaf))
+                evaluated[leaf.name] = (
+                    p.detach()
+                    if is_trained
+                    else states.evaluated(self.rule, self._names, leaf, p, self.state[p], self._model, hyper)
+                )
+        return evaluated
 
     def _explained(self, error: Reshaped) -> ValueError:
         """The error about a leaf as one about the parameter."""
@@ -262,15 +288,16 @@ class Optimizer(torch.optim.Optimizer):
                 hyper.pop(name, None)
         return self._variant(bool(group["maximize"]), scaled)
 
-    def _extras(self, value: Any) -> dict[str, Any]:
+    def _extras(self, value: Any, weight: Any) -> dict[str, Any]:
         """What the training loop supplies for this update beyond gradients."""
         grad_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         extras: dict[str, Any] = {}
         if grad_scale is not None or found_inf is not None:
             extras["grad_scale"] = 1.0 if grad_scale is None else grad_scale
             extras["found_inf"] = 0.0 if found_inf is None else found_inf
-        if "value" in self.rule.extras:
-            extras["value"] = value
+        given = {"value": value, "weight": weight}
+        for name in given.keys() & set(self.rule.extras):
+            extras[name] = EXTRAS[name] if given[name] is None else given[name]
         lacking = [name for name in self.rule.extras if extras.get(name) is None]
         if lacking == ["value"]:
             raise ValueError(
@@ -331,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _slot(self, rule: Rule, group: Mapping[str, Any], i: int, hyper: dict[str, Any]) -> Slot:
         p = group["params"][i]
-        leaf = Leaf(_name(group, i), tuple(real(p).shape), p.is_complex())
+        leaf = _leaf(group, i)
         state = self.state[p]
         program = rule.program(leaf)
         program = self._programs.setdefault(program, program)
@@ -385,9 +412,7 @@ class Optimizer(torch.optim.Optimizer):
     def _entries(self) -> list[checkpoint.Entry]:
         """The parameters in the order in which the user gave them."""
         entries = [
-            checkpoint.Entry(
-                p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number
-            )
+            checkpoint.Entry(p, _leaf(group, i), _describe(group, i), number)
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]
@@ -489,6 +514,17 @@ def _check_named(rule: Rule, group: Mapping[str, Any], i: int) -> None:
             f"{rule.name} draws random numbers by the parameters' names, and {_describe(group, i)} has none: give the "
             "optimizer model.named_parameters(), or a group's param_names."
         )
+
+
+def _is_input(program: Program) -> bool:
+    """Whether it gives back the parameter that it is given."""
+    return program.nodes[program.output["p"]].op == "input" and program.inputs(Sort.ARRAY) == ("p",)
+
+
+def _leaf(group: Mapping[str, Any], i: int) -> Leaf:
+    """A parameter as its program sees it: a complex one is computed with as pairs of numbers."""
+    p = group["params"][i]
+    return Leaf(_name(group, i), tuple(real(p).shape), p.is_complex())
 
 
 def _leaves(group: Mapping[str, Any]) -> list[Leaf]:

@@ -47,6 +47,25 @@ def initial_of_model(
     return {f.name: _number(f, values, p) for f in fields if f.inputs[0] in values}
 
 
+def evaluated(
+    rule: Rule,
+    names: Names,
+    leaf: Leaf,
+    p: torch.Tensor,
+    state: Mapping[str, Any],
+    model: Mapping[str, torch.Tensor],
+    hyper: Mapping[str, Any],
+) -> torch.Tensor:
+    """The parameter to evaluate, as the state has it."""
+    program = lower(rule.eval_program(leaf))
+    inputs = {"p": widen(plain(real(p))), "step": load(state["step"]), **{name: load(x) for name, x in hyper.items()}}
+    for f in rule.fields_of(leaf):
+        x = model[f.name] if f.is_of_model else state[names.state[f.name]]
+        parts = [widen(plain(real(x)), like=p)] if f.is_array else map(load, x) if f.is_pair else [load(x)]
+        inputs |= dict(zip(f.inputs, parts, strict=True))
+    return _array(run([Call(program, inputs, arrays(real(p)))], TABLE)[0]["p"], p)
+
+
 def _is_zero(rule: Rule, leaf: Leaf, f: Field) -> bool:
     """Whether an array begins as zeros whatever the parameter is."""
     program = lower(rule.init_program(leaf))

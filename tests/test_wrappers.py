@@ -1,0 +1,308 @@
+"""Wrappers against what they are elsewhere: torch's averaged models, optax's lookahead, SAM and MultiSteps.
+
+Their bits on every execution, golden trajectories and mutants are those of their rows in `tests/catalogue/wrappers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import trainfn as tf
+from tests.bits import assert_same_bits
+from tests.inputs import numbers
+from trainfn import reference
+
+Model = dict[str, Any]
+SHAPES = {"w": (6, 5), "b": (7,), "s": ()}
+
+
+def model(dtype: Any = np.float64) -> Model:
+    return {k: numbers(i, s, decades=2).astype(dtype) for i, (k, s) in enumerate(SHAPES.items())}
+
+
+def gradients(n: int, dtype: Any = np.float64) -> list[Model]:
+    return [
+        {k: numbers(50 * t + i, s, decades=3).astype(dtype) for i, (k, s) in enumerate(SHAPES.items())}
+        for t in range(1, n + 1)
+    ]
+
+
+def run(rule: tf.Rule, grads: Sequence[Model], **extras: Any) -> list[tuple[Model, reference.State]]:
+    params = model(grads[0]["w"].dtype)
+    state, path = reference.init(rule, params), []
+    for g in grads:
+        updates, state = reference.update(rule, state, g, params, **extras)
+        params = {k: p + updates[k] for k, p in params.items()}
+        path.append((params, state))
+    return path
+
+
+def assert_close(ours: Model, theirs: Model, tolerance: float = 1e-12) -> None:
+    for k, x in ours.items():
+        np.testing.assert_allclose(x, np.asarray(theirs[k]), rtol=0, atol=tolerance)
+
+
+# -- averages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "average", "every"),
+    [
+        (tf.ema(tf.sgd(lr=0.1), decay=0.9), "ema", 1),
+        (tf.swa(tf.sgd(lr=0.1), start=3, every=2), "swa", 2),
+        (tf.polyak_average(tf.sgd(lr=0.1), start=2), "swa", 1),
+    ],
+    ids=lambda x: getattr(x, "name", x),
+)
+def test_averages_are_those_of_torch(rule: tf.Rule, average: str, every: int) -> None:
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+    module = torch.nn.ParameterDict({k: torch.nn.Parameter(torch.tensor(p)) for k, p in model().items()})
+    averaged = AveragedModel(module, avg_fn=get_ema_avg_fn(0.9) if average == "ema" else None)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    if average == "ema":
+        averaged.update_parameters(module)  # the parameters before the first update
+    grads = gradients(12)
+    for t, ((params, state), g) in enumerate(zip(run(rule, grads), grads, strict=True), 1):
+        for k, p in module.items():
+            p.grad = torch.tensor(g[k])
+        optimizer.step()
+        if average == "ema" or (t >= 3 and (t - 3) % every == 0):
+            averaged.update_parameters(module)
+        theirs = averaged.module if average == "ema" or t >= 3 else module
+        assert_close(reference.eval_params(rule, state, params), {k: p.detach().numpy() for k, p in theirs.items()})
+
+
+def test_averages_forget_their_start() -> None:
+    grads = gradients(1)
+    for rule in (tf.ema(tf.sgd(lr=0.1), decay=0.999, debias=True), tf.polyak_average(tf.sgd(lr=0.1))):
+        ((params, state),) = run(rule, grads)
+        assert_close(reference.eval_params(rule, state, params), params)
+
+
+def test_the_average_of_a_warmed_up_ema() -> None:
+    """(1 + t) / (10 + t) until it is the decay."""
+    rule, mean = tf.ema(tf.sgd(lr=0.1), decay=0.3, warmup=True), model()
+    for t, (params, state) in enumerate(run(rule, gradients(6)), 1):
+        d = min(0.3, (1 + t) / (10 + t))
+        mean = {k: d * mean[k] + (1 - d) * params[k] for k in mean}
+        assert_close(reference.eval_params(rule, state, params), mean)
+
+
+# -- lookahead, schedule-free, SAM -------------------------------------------------------------------------------------
+
+
+def test_lookahead_is_that_of_optax() -> None:
+    import jax
+    import optax
+
+    with jax.enable_x64(True):
+        tx = optax.lookahead(optax.adam(0.1), sync_period=3, slow_step_size=0.4)
+        params = optax.LookaheadParams.init_synced(jax.tree.map(jax.numpy.asarray, model()))
+        state = tx.init(params)
+        rule = tf.lookahead(tf.adam(lr=0.1), k=3, alpha=0.4)
+        grads = gradients(10)
+        for (ours, our_state), g in zip(run(rule, grads), grads, strict=True):
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            assert_close(ours, params.fast)
+            assert_close(reference.eval_params(rule, our_state, ours), params.slow)
+
+
+def test_lookahead_may_start_at_the_first_synchronisation() -> None:
+    rule, slow, params = tf.lookahead(tf.sgd(lr=0.1), k=3, alpha=0.4, from_first_sync=True), None, model()
+    grads = gradients(9)
+    for t, ((ours, _), g) in enumerate(zip(run(rule, grads), grads, strict=True), 1):
+        params = {k: p - 0.1 * g[k] for k, p in params.items()}
+        if t % 3 == 0:
+            slow = params if slow is None else {k: x + 0.4 * (params[k] - x) for k, x in slow.items()}
+            params = slow
+        assert_close(ours, params)
+
+
+def test_sam_is_that_of_optax() -> None:
+    import jax
+    import optax
+
+    with jax.enable_x64(True):
+        climb = optax.chain(optax.contrib.normalize(), optax.sgd(0.2))
+        tx = optax.contrib.sam(optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.1)), climb)
+        params = jax.tree.map(jax.numpy.asarray, model())
+        state = tx.init(params)
+        rule = tf.sam(tf.chain(tf.coupled_weight_decay(0.1), tf.adam(lr=0.1)), rho=0.2)
+        grads = gradients(10)
+        for t, ((ours, our_state), g) in enumerate(zip(run(rule, grads), grads, strict=True), 1):
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            assert_close(ours, params)
+            assert our_state.count == t // 2
+            evaluated = reference.eval_params(rule, our_state, ours)
+            assert_close(evaluated, state.cache if t % 2 else params)
+
+
+def test_what_schedule_free_evaluates_is_what_optax_does() -> None:
+    import jax
+    import optax
+
+    with jax.enable_x64(True):
+        tx = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.8)
+        params = jax.tree.map(jax.numpy.asarray, model())
+        state = tx.init(params)
+        rule = tf.schedule_free(tf.sgd(lr=0.1), b1=0.8)
+        grads = gradients(8)
+        for (ours, our_state), g in zip(run(rule, grads), grads, strict=True):
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            theirs = optax.contrib.schedule_free_eval_params(state, params)
+            assert_close(reference.eval_params(rule, our_state, ours), theirs)
+
+
+# -- accumulation ------------------------------------------------------------------------------------------------------
+
+
+def test_accumulation_is_that_of_optax() -> None:
+    import jax
+    import optax
+
+    with jax.enable_x64(True):
+        tx = optax.MultiSteps(optax.sgd(optax.linear_schedule(0.5, 0.0, 4), momentum=0.5), every_k_schedule=3)
+        params = jax.tree.map(jax.numpy.asarray, model())
+        state = tx.init(params)
+        rule = tf.accumulate(tf.sgd(lr=tf.linear(0.5, 0.0, steps=4), momentum=0.5), k=3)
+        grads = gradients(10)
+        for (ours, _), g in zip(run(rule, grads), grads, strict=True):
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            assert_close(ours, params)
+
+
+def test_unequal_parts_make_the_mean_of_the_whole_batch() -> None:
+    """Gradients of sums over 3, 1 and 4 terms: divided once, by 8."""
+    parts, weights = gradients(3), (3.0, 1.0, 4.0)
+    rule = tf.accumulate(tf.sgd(lr=0.5), k=3)
+    params = model()
+    state = reference.init(rule, params)
+    for g, w in zip(parts, weights, strict=True):
+        updates, state = reference.update(rule, state, g, params, weight=w)
+        params = {k: p + updates[k] for k, p in params.items()}
+    assert_close(params, {k: p - 0.5 * sum(g[k] for g in parts) / 8 for k, p in model().items()})
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_is_left_out(bad: float) -> None:
+    grads = gradients(6)
+    spoilt = [{k: g.copy() for k, g in gs.items()} for gs in grads]
+    spoilt[1]["b"][2] = bad
+    rule = tf.accumulate(tf.sgd(lr=0.5), k=3)
+    params = run(rule, spoilt)[2][0]
+    assert_close(params, {k: p - 0.5 * (grads[0][k] + grads[2][k]) / 2 for k, p in model().items()})
+
+
+def test_a_window_without_a_finite_gradient_is_no_update() -> None:
+    grads = [{k: np.full_like(g, np.inf) for k, g in gs.items()} for gs in gradients(2)] + gradients(2)
+    rule = tf.accumulate(tf.adam(lr=0.5), k=2)
+    path = run(rule, grads)
+    assert_close(path[1][0], model(), 0.0)
+    assert [state.count for _, state in path] == [0, 0, 0, 1]
+    fresh = run(rule, gradients(2))[-1]
+    assert_close(path[3][0], fresh[0], 0.0)
+
+
+def test_a_rule_inside_that_skips_does_not_stop_the_window() -> None:
+    """The sum overflows, though each gradient is finite: skipped and forgotten; the next window is as the first."""
+    huge = [{k: np.full_like(p, 3e38) for k, p in model(np.float32).items()} for _ in range(2)]
+    rule = tf.accumulate(tf.skip_if_not_finite(tf.adam(lr=0.5)), k=2)
+    path = run(rule, [*huge, *gradients(2, np.float32)])
+    assert [state.count for _, state in path] == [0, 0, 0, 1]
+    expected = run(rule, gradients(2, np.float32))[-1]
+    assert_same_bits(path[-1][0], expected[0], "the window after")
+
+
+# -- freezing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_leaf_learns_from_its_update_on_as_if_it_were_new() -> None:
+    start = tf.by_leaf({"w": 2, "b": 4}, otherwise=0)
+    path = run(tf.unfreeze(tf.adam(lr=0.1), start=start), gradients(6, np.float32))
+    for name, first in (("w", 2), ("b", 4), ("s", 0)):
+        late = run(tf.adam(lr=0.1), gradients(6, np.float32)[first:])
+        for t, (params, state) in enumerate(path):
+            expected = late[t - first][0][name] if t >= first else model(np.float32)[name]
+            assert_same_bits({"p": params[name]}, {"p": expected}, f"{name} after update {t}")
+            assert np.any(state.leaves[name]["m"]) == (t >= first)
+
+
+# -- in the frameworks -------------------------------------------------------------------------------------------------
+
+AVERAGED: Sequence[Callable[[], tf.Rule]] = (
+    lambda: tf.ema(tf.adam(lr=0.1), decay=0.9),
+    lambda: tf.schedule_free(tf.adamw(lr=0.1, b1=0.0)),
+    lambda: tf.sam(tf.sgd(lr=0.1)),
+    lambda: tf.lookahead(tf.sgd(lr=0.1), k=2),
+    lambda: tf.sgd(lr=0.1, momentum=0.9),
+)
+
+
+@pytest.mark.parametrize("make", AVERAGED, ids=lambda make: make().name)
+def test_evaluated_parameters_have_the_same_bits_everywhere(make: Callable[[], tf.Rule]) -> None:
+    import jax
+    import optax
+    import torch
+
+    import trainfn_jax
+    import trainfn_torch
+
+    rule, grads = make(), gradients(3, np.float32)
+    path = run(rule, grads)
+    expected = reference.eval_params(rule, path[-1][1], path[-1][0])
+
+    tensors = {k: torch.tensor(p, requires_grad=True) for k, p in model(np.float32).items()}
+    optimizer = trainfn_torch.Optimizer(list(tensors.items()), rule)
+    tx = trainfn_jax.transform(rule)
+    params: Any = jax.tree.map(jax.numpy.asarray, model(np.float32))
+    state = tx.init(params)
+    assert_same_bits({k: x.numpy() for k, x in optimizer.eval_params().items()}, model(np.float32), "before")
+    for g in grads:
+        for k, p in tensors.items():
+            p.grad = torch.tensor(g[k])
+        optimizer.step()
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_same_bits({k: x.numpy() for k, x in optimizer.eval_params().items()}, expected, "torch")
+    evaluated = jax.jit(lambda s, p: trainfn_jax.eval_params(rule, s, p))(state, params)
+    assert_same_bits({k: np.asarray(x) for k, x in evaluated.items()}, expected, "jax")
+
+
+def test_torch_takes_weights_inside_and_outside_of_compiled_code() -> None:
+    import torch
+
+    import trainfn_torch
+
+    results = []
+    for is_compiled in (False, True):
+        p = torch.ones(3, requires_grad=True)
+        optimizer = trainfn_torch.Optimizer([p], tf.accumulate(tf.sgd(lr=1.0), k=2))
+        step: Any = (
+            torch.compile(optimizer.step, backend="aot_eager", fullgraph=True) if is_compiled else optimizer.step
+        )
+        for weight in (3.0, 1.0):
+            p.grad = torch.full((3,), weight)
+            step(weight=weight)
+        results.append(p.detach().clone())
+    torch.testing.assert_close(results[0], torch.zeros(3), rtol=0, atol=0)
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0)
+
+
+def test_what_is_evaluated_needs_names_in_torch() -> None:
+    import torch
+
+    import trainfn_torch
+
+    optimizer = trainfn_torch.Optimizer([torch.ones(3, requires_grad=True)], tf.ema(tf.sgd()))
+    with pytest.raises(ValueError, match="named_parameters"):
+        optimizer.eval_params()

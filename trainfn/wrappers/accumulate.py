@@ -1,0 +1,41 @@
+"""Accumulation: one update from the gradients of several calls."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from trainfn.rule import rule
+from trainfn.trace import Array, ModelPair, ModelScalar
+from trainfn.verbs import count_if, global_max, where
+
+
+class Window(NamedTuple):
+    """total: sum of the gradients, shaped like p; of the model: the sum of their weights, and the number of calls."""
+
+    total: Array
+    total_weight: ModelPair
+    calls: ModelScalar
+
+
+@rule
+def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any) -> Any:
+    """The inner rule, once in k calls, on the gradients of all of them: their sum divided by that of their weights.
+
+    g is the gradient of a *sum* of losses, and `weight`, which the training loop supplies, the number of its terms
+    (tokens, samples): so the mean is that of the whole batch, however unequal its parts.  Where the loop supplies none
+    each is 1, and g a mean.
+
+    A gradient that is not finite is left out with its weight; if all k are, there is no update.  Only an update counts:
+    schedules and bias corrections see one in k calls.  k may be a schedule.  A leaf without a gradient in the last
+    call waits with its sum for the next one.  Links inside see the mean, those outside each gradient.
+    """
+    is_finite = global_max(abs(g)) < math.inf
+    total = where(is_finite, state.total + g, state.total)
+    total_weight = where(is_finite, state.total_weight + weight, state.total_weight)
+    calls = state.calls + 1
+    is_last = calls >= k
+    happens = is_last & (total_weight > 0)
+    u = inner(total / total_weight, when=happens)
+    begun = Window(where(is_last, 0.0, total), where(is_last, 0.0, total_weight), where(is_last, 0.0, calls))
+    return count_if(happens, u), begun
