@@ -84,6 +84,48 @@ def test_updates_of_jax_are_float32() -> None:
     assert_same_bits({"p": expected}, {"p": np.asarray(optax.apply_updates(params, updates)["w"])})
 
 
+# -- states of another dtype -------------------------------------------------------------------------------------------
+
+KEEPERS = {
+    "adam": tf.stochastic_rounding(tf.adam(lr=1e-2, amsgrad=True), seed=3),
+    "copies": tf.chain(tf.clip_by_global_norm(0.1), tf.mechanic(tf.sgd(momentum=0.9))),
+}
+
+
+@pytest.mark.parametrize("execution", ["torch_single", "torch_foreach", "torch_fused", "jax_jit"])
+@pytest.mark.parametrize(("name", "kept"), [("adam", "float32"), ("copies", "float32"), ("adam", "bfloat16")])
+def test_same_bits_with_states_of_another_dtype(name: str, kept: str, execution: str) -> None:
+    params, grads = _model(np.float32 if kept == "bfloat16" else LOW["bfloat16"])
+    params["wide"], grads = numbers(9, (4,)), [{**g, "wide": numbers(n, (4,))} for n, g in enumerate(grads)]
+    expected = run_reference(KEEPERS[name], params, grads, kept)
+    is_state = [k for k, x in expected[-1].items() if np.ndim(x) and not k.endswith("/p")]
+    assert is_state
+    assert all(expected[-1][k].dtype == kept for k in is_state)
+    for a, b in zip(expected, EXECUTIONS[execution](KEEPERS[name], params, grads, kept), strict=True):
+        assert_same_bits(a, b, f"{name} on {execution}")
+
+
+def test_moments_in_float32_do_not_stand_still() -> None:
+    """In bfloat16 v cannot follow: what b2 = 0.999 takes away is rounded back."""
+    p, zeros = {"w": np.ones(3, LOW["bfloat16"])}, [{"w": np.zeros(3, LOW["bfloat16"])}] * 200
+    grads = [{"w": np.ones(3, LOW["bfloat16"])}, *zeros]
+    low, wide = (float(run_reference(tf.adam(), p, grads, kept)[-1]["w/v"][0]) for kept in (None, "float32"))
+    assert low == float(np.asarray(1e-3, LOW["bfloat16"]))
+    assert wide == pytest.approx(1e-3 * 0.999**200, rel=1e-3)
+
+
+def test_a_state_dtype_is_one_of_small_numbers() -> None:
+    import torch
+
+    import trainfn_jax
+    import trainfn_torch
+
+    with pytest.raises(TypeError, match="state_dtype"):
+        trainfn_torch.Optimizer([torch.zeros(3, requires_grad=True)], tf.adam(), state_dtype=torch.int32)
+    with pytest.raises(TypeError, match="state_dtype"):
+        trainfn_jax.transform(tf.adam(), state_dtype=np.float64)
+
+
 # -- once --------------------------------------------------------------------------------------------------------------
 
 

@@ -320,7 +320,7 @@ class State:
     count: updates applied to the model.
     model: the rule's ModelScalars by program input name.
     steps: updates applied to each leaf.
-    leaves: the rest of the rule's state, for each leaf by field: arrays in the parameter's dtype; scalars as floats,
+    leaves: the rest of the rule's state, for each leaf by field: arrays in the dtype of `init`; scalars as floats,
         pairs under `field.high` and `field.low`.
     """
 
@@ -330,8 +330,12 @@ class State:
     leaves: Mapping[str, Mapping[str, Any]]
 
 
-def init(rule: Rule, params: Mapping[str, Any]) -> State:
-    """The state before the first update."""
+def init(rule: Rule, params: Mapping[str, Any], state_dtype: Any = None) -> State:
+    """The state before the first update.
+
+    state_dtype: of the state's arrays, float32 or less, whatever the dtype of parameters, float64 ones excepted; by
+        default that of each parameter.
+    """
     _check_model(rule, params)
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in params.items())
     model: dict[str, float] = {}
@@ -340,7 +344,8 @@ def init(rule: Rule, params: Mapping[str, Any]) -> State:
         leaf = Leaf(name, np.shape(p))
         inputs = {"p": load(p), **_hyperparameters(rule, leaf, 0)}
         outputs = run([Call(lower(rule.init_program(leaf)), inputs, arrays(p.dtype, leaf.shape))], TABLE)[0]
-        leaves[name] = _store(rule, leaf, outputs, p.dtype, model)
+        dtype = p.dtype if state_dtype is None or p.dtype == np.float64 else state_dtype
+        leaves[name] = _store(rule, leaf, outputs, {f.name: dtype for f in rule.fields}, model)
     return State(0, model, dict.fromkeys(params, 0), leaves)
 
 
@@ -376,7 +381,8 @@ def update(
         for (name, p), result in zip(params.items(), results, strict=True):
             is_rounded_once = rule.program(Leaf(name, np.shape(p))).is_rounded_once
             updates[name] = result["update"].astype(compute_dtype(p.dtype) if is_rounded_once else p.dtype)
-            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
+            dtypes = {k: x.dtype for k, x in state.leaves[name].items() if isinstance(x, np.ndarray | np.generic)}
+            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, dtypes, model)
     counted = int(all(result.get("counted", True) for result in results))
     return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 
@@ -442,11 +448,13 @@ def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
     }
 
 
-def _store(rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], storage: Any, model: dict[str, float]) -> dict[str, Any]:
-    """One leaf's outputs as state; what belongs to the model goes into `model`."""
+def _store(
+    rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], dtypes: Mapping[str, Any], model: dict[str, float]
+) -> dict[str, Any]:
+    """One leaf's outputs as state, arrays in the dtypes given by field; what belongs to the model goes into `model`."""
     kept: dict[str, Any] = {}
     for f in rule.fields_of(leaf):
         for name in f.inputs:
-            value = outputs[name].astype(storage) if f.is_array else float(outputs[name])
+            value = outputs[name].astype(dtypes[f.name]) if f.is_array else float(outputs[name])
             (model if f.is_of_model else kept)[name.removeprefix("state.")] = value
     return kept

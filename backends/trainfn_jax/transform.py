@@ -32,18 +32,20 @@ from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, loaded_scalars, step,
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
 Rename = Callable[[str], str]
+_SMALL = tuple(map(np.dtype, (np.float32, jnp.bfloat16, np.float16)))  # whose state may have another dtype
 
 
 def transform(
-    rule: Rule, axis_name: AxisName | None = None, rename: Rename = str
+    rule: Rule, axis_name: AxisName | None = None, rename: Rename = str, state_dtype: Any = None
 ) -> optax.GradientTransformationExtraArgs:
     """The rule as a gradient transformation of optax, for flax, `optax.chain` and all that takes one.
 
     Hyperparameters may be numbers, schedules, leaf functions (a leaf's name is its path, as in `layers/0/kernel`), or
     0-d arrays, traced or not; float32 arrays are widened as they are.  The state is described in `trainfn_jax.state`.
     Gradients and parameters are float32, bfloat16, float16 or, with jax_enable_x64, float64; complex ones are taken
-    as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype, state
-    the parameter's.
+    as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype.  The
+    state's arrays have the parameter's, or `state_dtype`, such as jnp.float32 for parameters in bfloat16, which is for
+    real parameters of at most 32 bits.
 
     Leaves may be sharded, and reductions see them whole, wherever the compiler knows of it.  Inside `jax.shard_map` and
     `pmap` it does not: there `axis_name` says along which mesh axes leaves are shards, for all (`"x"`, `("x", "y")`)
@@ -63,25 +65,27 @@ def transform(
         raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
+    if state_dtype is not None and np.dtype(state_dtype) not in _SMALL:
+        raise TypeError(f"state_dtype = {state_dtype!r} must be float32, bfloat16, float16, or None.")
     for name, value in rule.hyper.items():
         if isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{rule.name}: {name} is a key of jax.random's; a seed here is a whole number below 2**32.")
         if isinstance(value, Array) and not isinstance(value, jax.core.Tracer):
             hyperparameters.check(rule.name, name, np.asarray(value))  # what is traced nobody knows yet
     return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, rule, rename), functools.partial(_update, rule, axis_name, rename)
+        functools.partial(_init, rule, rename, state_dtype), functools.partial(_update, rule, axis_name, rename)
     )
 
 
 # -- init --------------------------------------------------------------------------------------------------------------
 
 
-def _init(rule: Rule, rename: Rename, params: Any) -> Any:
+def _init(rule: Rule, rename: Rename, state_dtype: Any, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
     named = list(zip(map(rename, trees.names(params)), values, strict=True))
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
-    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
+    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p), state_dtype) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
@@ -93,7 +97,7 @@ def _init(rule: Rule, rename: Rename, params: Any) -> Any:
 
 
 @in_float64
-def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
+def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any], state_dtype: Any) -> dict[str, Any]:
     """One leaf's state before the first update, by trainfn's field names."""
     trees.check_floating(name, "a parameter", dtype)
     leaf = arrays.leaf(name, np.shape(p), dtype)
@@ -111,9 +115,10 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     storage = arrays.real_dtype(dtype)
     table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
     outputs = run([Call(program, inputs, table)], TABLE)[0]
-    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
+    kept = dtype if state_dtype is None or dtype not in _SMALL else np.dtype(state_dtype)
+    like = _like(p, kept)
     others = {
-        name: jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+        name: jax.ShapeDtypeStruct(shape, kept)  # type: ignore[no-untyped-call]
         for name, shape in rule.state_shapes(leaf).items()
     }
     state = {}
@@ -121,6 +126,13 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
         values = [outputs[part] for part in f.inputs]
         state[f.name] = arrays.stored_as(values[0], others.get(f.name, like)) if f.is_array else stored_scalar(values)
     return state
+
+
+def _like(p: Any, dtype: np.dtype[Any]) -> Any:
+    """Something of the shape and sharding of p."""
+    if isinstance(p, Array):
+        return p if p.dtype == dtype else p.astype(dtype)
+    return jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from trainfn_torch.tensors import is_overlapping, is_sharded, plain, real
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 # Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
-_KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
+_KEPT = ("execution", "state_dtype", "_fixed", "_given", "_step_supports_amp_scaling")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -48,6 +48,8 @@ class Optimizer(torch.optim.Optimizer):
         False the scaler unscales the gradients itself, as some training loops that clip in between insist on.
     fixed: what stands in torch's groups and is decided here when the rule is made (`nesterov`, a momentum of 0), so
         that torch.optim can load this optimizer's states; changing it in a group is an error.
+    state_dtype: of the state's arrays, such as torch.float32 for parameters in bfloat16; None is each parameter's own,
+        as in torch, which complex and float64 ones always have.  A loaded state keeps the dtype it was saved in.
     """
 
     # On the class, because instances lose attributes when torch copies them.
@@ -62,6 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         execution: str | None = None,
         unscales: bool = True,
         fixed: Mapping[str, bool | float] | None = None,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(rule, Rule):
             hint = f" Write {rule.name}() for its defaults." if isinstance(rule, Definition) else ""
@@ -71,8 +74,11 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(params, torch.nn.Module):
             raise TypeError("an Optimizer takes parameters, not a module: give it model.named_parameters().")
         executions.check(execution)
+        if state_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise TypeError(f"state_dtype = {state_dtype!r} must be torch.float32, bfloat16, float16, or None.")
         self.rule = rule
         self.execution = execution
+        self.state_dtype = state_dtype
         self._fixed = dict(fixed or {})
         if not unscales:
             self._step_supports_amp_scaling = False
@@ -373,7 +379,7 @@ class Optimizer(torch.optim.Optimizer):
         if old is not None and old.is_still(program, state, hyper):
             return old
         if not state:
-            state.update(states.initial(rule, self._names, leaf, p, hyper))
+            state.update(states.initial(rule, self._names, leaf, p, hyper, self.state_dtype))
         else:
             states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
