@@ -29,7 +29,7 @@ def _rules() -> dict[str, Any]:
 
 
 RULES = _rules()
-globals().update({name: RULES[name] for name in ("Distance", "Fast", "Factored", "Mean")})
+globals().update({name: RULES[name] for name in ("Distance", "Fast", "Climb", "Factored", "Mean")})
 
 
 def _quadratic_descent(rule: tf.Rule, steps: int) -> float:
@@ -67,11 +67,13 @@ def test_muon_makes_the_singular_values_alike_everywhere() -> None:
         assert 0.3 < singular.min() < singular.max() < 1.3, name
 
 
-def test_sam_perturbation_has_the_length_asked_for() -> None:
+def test_sam_climbs_as_far_as_asked_for_and_comes_back() -> None:
     params = {"a": numbers(1, (4, 3)), "b": numbers(2, (5,))}
-    path = run_reference(RULES["sam_perturbation"](rho=0.5), params, [params])
+    path = run_reference(RULES["sam"](tf.sgd(lr=0.0), rho=0.5), params, [params] * 2)
     moved = np.concatenate([np.ravel(path[0][f"{k}/p"] - p) for k, p in params.items()])
     np.testing.assert_allclose(np.linalg.norm(moved), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(path[1]["a/p"], params["a"], rtol=0, atol=1e-6)
+    assert [int(after["count"]) for after in path] == [0, 1]
 
 
 def test_all_executions_agree_on_them() -> None:
@@ -80,7 +82,8 @@ def test_all_executions_agree_on_them() -> None:
     shapes = {"a": (4, 3), "b": (5,)}
     params = {k: numbers(i, s) for i, (k, s) in enumerate(shapes.items())}
     grads = [{k: numbers(10 * n + i, s) for i, (k, s) in enumerate(shapes.items())} for n in range(1, 5)]
-    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"](), RULES["adafactor"]()):
+    sam = RULES["sam"](tf.adamw())
+    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"](), sam, RULES["adafactor"]()):
         expected = run_reference(rule, params, grads)
         for name, execution in EXECUTIONS.items():
             for n, (ours, theirs) in enumerate(zip(expected, execution(rule, params, grads), strict=True)):

@@ -168,6 +168,18 @@ def test_patterns_need_names_in_torch() -> None:
         trainfn_torch.Optimizer([torch.ones(2, requires_grad=True)], tf.partition({"w*": tf.sgd()}, tf.adam()))
 
 
+@pytest.mark.parametrize("library", START)
+def test_numbers_of_the_model_are_computed_from_one_number(library: str) -> None:
+    """Prodigy's distance is computed from lr: two of them would be two distances."""
+    rule = tf.prodigy(lr=tf.by_leaf({"*.bias": 0.5}, otherwise=1.0))
+    name = "torch_fused" if library == "torch" else "jax_jit" if library == "jax" else library
+    with pytest.raises(
+        ValueError, match=r"lr is another number for leaf '.*' than for leaf '.*', and [rd].high, which"
+    ):
+        EXECUTIONS[name](rule, *inputs(1))
+    EXECUTIONS[name](tf.prodigy(weight_decay=tf.by_leaf({"*.bias": 0.5}, otherwise=1.0)), *inputs(1))
+
+
 def test_what_decides_for_the_whole_model_stands_around_a_partition() -> None:
     rule = tf.partition({is_matrix: tf.skip_if_not_finite(tf.sgd())}, otherwise=tf.adam())
     with pytest.raises(tf.TraceError, match="put that around the partition"):

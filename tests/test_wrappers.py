@@ -170,7 +170,9 @@ def test_accumulation_is_that_of_optax() -> None:
     import optax
 
     with jax.enable_x64(True):
-        tx = optax.MultiSteps(optax.sgd(optax.linear_schedule(0.5, 0.0, 4), momentum=0.5), every_k_schedule=3)
+        tx = optax.MultiSteps(
+            optax.sgd(optax.linear_schedule(0.5, 0.0, 4), momentum=0.5), 3, accumulator_dtype="float64"
+        )
         params = jax.tree.map(jax.numpy.asarray, model())
         state = tx.init(params)
         rule = tf.accumulate(tf.sgd(lr=tf.linear(0.5, 0.0, steps=4), momentum=0.5), k=3)

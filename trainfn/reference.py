@@ -25,7 +25,7 @@ from trainfn.elementary import grids
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
-from trainfn.rule import EXTRAS, Rule, resolve
+from trainfn.rule import EXTRAS, Rule, check_agreement, resolve
 from trainfn.trace import Graph, Leaf, emit
 
 # -- Scalars ---------------------------------------------------------------------------------------------------------
@@ -364,9 +364,10 @@ def update(
     if unknown:
         raise TypeError(f"update knows no {', '.join(unknown)}; a rule may ask for {', '.join(EXTRAS)}.")
     total = sum(np.size(p) for p in params.values())
+    leaves_of_model = [Leaf(name, np.shape(p)) for name, p in params.items()]
+    check_agreement(rule, [(leaf, _hyperparameters(rule, leaf, state.count)) for leaf in leaves_of_model])
     calls = []
-    for name, p in params.items():
-        leaf = Leaf(name, np.shape(p))
+    for leaf, (name, p) in zip(leaves_of_model, params.items(), strict=True):
         numbers = {k: float(v) for k, v in {**_DEFAULTS, **extras}.items()}
         inputs = _inputs(rule, state, leaf, {"p": load(p), "g": load(grads[name]), **numbers})
         inputs["count.global"] = float(total)

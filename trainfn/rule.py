@@ -456,6 +456,46 @@ def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
     return {name: hyperparameters.resolve(rule.name, name, value, leaf) for name, value in rule.hyper.items()}
 
 
+def numbers_of_model(rule: Rule, leaf: Leaf) -> frozenset[tuple[str, str]]:
+    """Pairs of a state of the model and a hyperparameter it is computed from in the leaf's program."""
+    of_model = tuple(name for f in rule.fields if f.is_of_model for name in f.inputs)
+    return _reached(rule.program(leaf), of_model, tuple(rule.hyper))
+
+
+@lru_cache(maxsize=4096)
+def _reached(program: Program, outputs: tuple[str, ...], hyper: tuple[str, ...]) -> frozenset[tuple[str, str]]:
+    """Which of the outputs is computed from which of the inputs, but for what goes through a sum over the model."""
+    reached: set[tuple[str, str]] = set()
+    for name in outputs:
+        stack, seen = [program.output[name]] if name in program.output else [], set[int]()
+        while stack:
+            i = stack.pop()
+            node = program.nodes[i]
+            if i not in seen and not node.is_reduction:
+                seen.add(i)
+                stack += node.args
+                if node.op == "input" and node.static in hyper:
+                    reached.add((name, str(node.static)))
+    return frozenset(reached)
+
+
+def check_agreement(rule: Rule, leaves: Iterable[tuple[Leaf, Mapping[str, Any]]]) -> None:
+    """Raise if a number of the model would be another one as each leaf computes it.
+
+    `leaves` are given with the values of their hyperparameters, equal if and only if they are the same number.
+    """
+    known: dict[tuple[str, str], tuple[Leaf, Any]] = {}
+    for leaf, values in leaves:
+        for output, name in sorted(numbers_of_model(rule, leaf)):
+            other, value = known.setdefault((output, name), (leaf, values[name]))
+            if values[name] != value:
+                raise ValueError(
+                    f"{rule.name}: {name} is another number for leaf {leaf.name!r} than for leaf {other.name!r}, and "
+                    f"{output.removeprefix('state.')}, which belongs to the whole model, is computed from it: give "
+                    "every leaf the same."
+                )
+
+
 # -- definitions -------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from trainfn import hyperparameters
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
-from trainfn.rule import EXTRAS, Definition, Field, Rule
+from trainfn.rule import EXTRAS, Definition, Field, Rule, check_agreement
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
@@ -226,13 +226,17 @@ def _recipe(
     """What is known while tracing, checked, and the hyperparameters that are arrays."""
     arguments = Arguments(count)
     numbers: dict[Setting, int] = {}
-    specs = []
+    specs: list[LeafSpec] = []
+    settings: list[Setting] = []
     for name, x in zip(names, leaves, strict=True):
         leaf = arrays.leaf(name, np.shape(x.g), jnp.result_type(x.g))
         _check_leaf(rule, leaf, x)
         setting = arguments.setting(rule, Leaf(name, np.shape(x.g)))  # the user's shape, also if numbers are complex
         axes = _axes(rule, axis_name, leaf, x.g)
         specs.append(LeafSpec(leaf, numbers.setdefault(setting, len(numbers)), axes))
+        settings.append(setting)
+    if len(numbers) > 1:
+        check_agreement(rule, ((spec.leaf, dict(own)) for spec, own in zip(specs, settings, strict=True)))
     return Recipe(rule.structure, tuple(specs), tuple(numbers), rule), arguments.arrays
 
 

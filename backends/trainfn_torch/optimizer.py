@@ -18,7 +18,7 @@ import torch
 from trainfn import random
 from trainfn.hyperparameters import is_leaf_function
 from trainfn.program import Program, Sort
-from trainfn.rule import EXTRAS, Definition, Rule
+from trainfn.rule import EXTRAS, Definition, Rule, check_agreement, numbers_of_model
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
 from trainfn.wrappers.skip import unscale
@@ -99,6 +99,8 @@ class Optimizer(torch.optim.Optimizer):
         self._slots: dict[torch.Tensor, Slot] = {}
         self._variants: dict[tuple[bool, bool], Rule] = {}
         self._programs: dict[Program, Program] = {}
+        # A leaf of each group with numbers that the state of the model is computed from, if there are several groups.
+        self._shared: list[tuple[Leaf, dict[str, Any]]] = []
 
     def _defaults(self) -> dict[str, Any]:
         """The rule's numbers under torch's keys: schedulers look there for what they may write."""
@@ -227,6 +229,8 @@ class Optimizer(torch.optim.Optimizer):
         if self._plan is None or not self._plan.fits(rules, params, grads, self.state):
             self._plan = None
             self._plan = self._make_plan(rules, params, grads)
+        if self._shared:
+            check_agreement(self.rule, ((leaf, _comparable(hyper)) for leaf, hyper in self._shared))
         if self._plan.slots:
             try:
                 self._plan.run(grads, self._updates)
@@ -344,10 +348,15 @@ class Optimizer(torch.optim.Optimizer):
             if g is not None:
                 self._place(p)
         slots = []
+        shared: dict[tuple[int, Any], tuple[Leaf, dict[str, Any]]] = {}
         for rule, (group, own) in zip(rules, self._both(), strict=True):
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
                     slots.append(self._slot(rule, group, i, own.hyper))
+                    leaf = _leaf(group, i)
+                    numbers = numbers_of_model(self.rule, leaf)
+                    shared.setdefault((id(own), numbers), (leaf, own.hyper))
+        self._shared = [x for (_, numbers), x in shared.items() if numbers] if len(shared) > 1 else []
         known = self._slots | {slot.p: slot for slot in slots}  # those that rest come back
         self._slots = {p: slot for p, slot in known.items() if p in self.state}
         return Plan(rules, params, grads, slots, self.state)
@@ -520,6 +529,13 @@ def _check_named(rule: Rule, group: Mapping[str, Any], i: int) -> None:
             f"{rule.name} draws random numbers by the parameters' names, and {_describe(group, i)} has none: give the "
             "optimizer model.named_parameters(), or a group's param_names."
         )
+
+
+def _comparable(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, and what stands for one that only a device knows."""
+    return {
+        k: float(x) if not isinstance(x, torch.Tensor) or x.device.type == "cpu" else id(x) for k, x in hyper.items()
+    }
 
 
 def _is_input(program: Program) -> bool:
