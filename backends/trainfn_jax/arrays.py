@@ -23,7 +23,7 @@ from trainfn.interpret import Call
 from trainfn.trace import Leaf
 from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, pin
-from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow, word
+from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow, once, word
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -211,7 +211,9 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
 
 def draws(like: Any) -> dict[str, Callable[..., Any]]:
     """The random whole numbers below 2**24 of a leaf, which is whole, its shards being the compiler's affair."""
-    known: dict[tuple[int, ...], tuple[Any, Any]] = {}  # by identity of what they are drawn by, which is kept
+    # By identity of what they are drawn by, which is kept.  Moments and updates that read them would each encrypt anew,
+    # which takes the compiler longer than all else: hence `once`.
+    known: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
     def draw(which: int, *words: Any) -> Any:
         key = tuple(map(id, words))
@@ -219,7 +221,7 @@ def draws(like: Any) -> dict[str, Callable[..., Any]]:
             key_high, key_low, stream = map(word, words)
             high, low = (lax.convert_element_type(x, np.uint32) for x in random.place(_index(like), int(stream)))
             known[key] = random.threefry2x32((key_high, key_low), (high, low)), words
-        return lax.convert_element_type(random.upper_bits(known[key][0][which]), like.dtype)
+        return once(lax.convert_element_type(random.upper_bits(known[key][0][which]), like.dtype))
 
     return {f"random_{i}": functools.partial(draw, i) for i in range(2)}
 

@@ -85,3 +85,16 @@ def test_strict_promotion_and_ranks() -> None:
             updates, state = tx.update({"w": jnp.asarray(g["w"])}, state, p)
             p = {"w": p["w"] + updates["w"]}
     assert_same_bits({"p": run_reference(RULE, params, grads)[-1]["w/p"]}, {"p": np.asarray(p["w"])}, "strict")
+
+
+def test_what_leaves_share_is_computed_once() -> None:
+    """Each leaf encrypts its counters; were the key's encryption repeated beside it, compiling could take minutes."""
+
+    def exclusive_ors(leaves: int) -> int:
+        tx = trainfn_jax.transform(RULE)
+        params = {f"w{i}": jnp.ones((8, 4 + i)) for i in range(leaves)}
+        compiled = jax.jit(tx.update).lower(params, tx.init(params), params).compile()
+        return compiled.as_text().count(" xor(")
+
+    of_an_encryption = 22  # one in each round, two for the key
+    assert exclusive_ors(3) - exclusive_ors(1) < 2 * 1.5 * of_an_encryption
