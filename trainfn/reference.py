@@ -142,7 +142,7 @@ def compiled(program: Program) -> Callable[[Mapping[str, float]], tuple[float, .
     It computes what walking the program computes, some forty times as fast.
     """
     lowered = lower(program)
-    names: dict[str, Any] = {f"{op}_": SCALARS[op] for op in ("div", "sqrt", "floor", "exponent", "pow2", "single")}
+    names: dict[str, Any] = {f"{op}_": function for op, function in SCALARS.items() if op not in _PYTHON}
     lines = []
     for i, node in enumerate(lowered.nodes):
         if node.op == "const":

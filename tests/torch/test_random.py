@@ -14,6 +14,7 @@ import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.executions import run_reference
 from tests.inputs import numbers
+from tests.torch.test_kernels import in_c, in_python
 from trainfn import random, reference
 from trainfn_torch import single
 from trainfn_torch.kernels import compiler
@@ -87,10 +88,20 @@ def test_a_kernel_counts_beyond_32_bits() -> None:
         assert function(place) == random.threefry2x32((1, 2), random.place(place, 2**32 - 1))[1] >> 8
 
 
+NUMBERS = np.array([0.0, 7.0, 5.9, -0.5, -1.0, 2.0**32 - 1, 2.0**32, 3e10, np.inf, -np.inf, np.nan])
+
+
+@pytest.mark.parametrize("op", ["threefry_0", "threefry_1"])
+def test_words_in_c_are_those_of_the_host(op: str) -> None:
+    words = [np.roll(NUMBERS, n) for n in range(4)]
+    expected = [TABLE.scalars[op](*map(float, row)) for row in zip(*words, strict=True)]
+    np.testing.assert_array_equal(in_c(op, *words), expected)
+    np.testing.assert_array_equal(in_python(op, *words), expected)
+
+
 def test_words_on_a_device_are_those_of_the_host() -> None:
     """0-d tensors stand for what only a device knows."""
-    numbers_given = (0.0, 7.0, 5.9, -0.5, -1.0, 2.0**32 - 1, 2.0**32, np.inf, np.nan)
-    for x in numbers_given:
+    for x in map(float, NUMBERS):
         given = torch.tensor(x, dtype=torch.float64)
         assert int(word(given)) == reference.word(x)
         for op in ("threefry_0", "threefry_1"):

@@ -2,8 +2,9 @@
 
 For each level of a program (its scalars, then a pass over the arrays up to the next reductions) two functions are
 printed: `scalars_N`, which evaluates float64 scalars from and into the slots of a row, and `element_N`, which takes
-one element of each array it reads and gives one of each it writes or reduces.  What a primitive is, is said in
-`arithmetic.h`; around the elements `host.h` or `device.h` put a loop.  Nothing here knows any rule.
+one element of each array it reads, and its index where random numbers are drawn, and gives one of each it writes or
+reduces.  What a primitive is, is said in `arithmetic.h`; around the elements `host.h` or `device.h` put a loop.
+Nothing here knows any rule.
 
 A row holds what leaves with the same scalars share: `slots` (float64: counts, hyperparameters, scalar state, results
 of reductions, scalars a later level needs) and `meets` (scalars rounded to the arrays' dtype, where they meet).
