@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: test test-long demo bench check clean
+.PHONY: test test-long demo bench bench-catalogue check clean
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
@@ -17,6 +17,12 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+# Goes on where it was interrupted; a row is measured again when its name is given to the second command.
+bench-catalogue: $(STAMP)
+	$(BIN)/python -m benchmarks.catalogue words
+	$(BIN)/python -m benchmarks.catalogue times
+	$(BIN)/python -m tests.catalogue.table
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,29 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
+
+from benchmarks.machine import THREADS, machine
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 NOTES = Path(__file__).with_name("NOTES.md")  # what is to be said of targets that were missed
 SUITES = ("torch", "jax")
-THREADS = "2"
-PACKAGES = ("torch", "jax", "jaxlib", "optax", "numpy")
-
-
-def _machine() -> str:
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    memory = next((int(line.split()[1]) // 2**20 for line in _lines("/proc/meminfo") if "MemTotal" in line), 0)
-    versions = ", ".join(f"{p} {metadata.version(p)}" for p in PACKAGES)
-    hardware = f"{cpu or platform.processor()}, {os.cpu_count()} cores, {memory} GiB"
-    return f"{hardware}; Python {platform.python_version()}, {versions}"
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def _run_suite(name: str) -> list[dict[str, str]]:
@@ -47,7 +34,7 @@ def _write(rows: list[dict[str, str]]) -> None:
     table += [f"| {r['what']} | {r['against']} | {r['measured']} | {r['target']} | {r['verdict']} |" for r in rows]
     text = f"""# Results
 
-`make bench` wrote this file. Machine: {_machine()}; {THREADS} threads.
+`make bench` wrote this file. Machine: {machine()}; {THREADS} threads.
 
 Each ratio is ours over theirs: the median over interleaved pairs in one run, with its 95 % interval.
 148 tensors of 25 M float32 parameters in all unless said.

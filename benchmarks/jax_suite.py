@@ -13,7 +13,7 @@ import optax
 
 import trainfn as tf
 import trainfn_jax
-from benchmarks.models import TRANSFORMER
+from benchmarks.models import TRANSFORMER, Shapes
 from benchmarks.pairs import compare
 from benchmarks.rows import ratio_row, row
 
@@ -21,31 +21,41 @@ Step = Callable[[], object]
 SMALL_LAYER = ((32, 32), (32,), (96, 32), (96,), (32, 128), (128,))
 
 
-def _step(tx: Any) -> Step:
-    """A closure that carries parameters and state from one call to the next, as a training loop does."""
+def model(shapes: Shapes) -> tuple[Any, Any]:
+    """Parameters and gradients of these shapes."""
     rng = np.random.default_rng(0)
-    params = {f"{i:03d}": jnp.asarray(rng.standard_normal(s, np.float32) * 0.02) for i, s in enumerate(TRANSFORMER)}
-    grads = {k: jnp.asarray(rng.standard_normal(p.shape, np.float32) * 1e-3) for k, p in params.items()}
+    params = {f"{i:03d}": jnp.asarray(rng.standard_normal(s, np.float32) * 0.02) for i, s in enumerate(shapes)}
+    return params, {k: jnp.asarray(rng.standard_normal(p.shape, np.float32) * 1e-3) for k, p in params.items()}
+
+
+def update(tx: Any, **extras: Any) -> Any:
+    """One jitted update of parameters and state, which are donated."""
 
     @partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
+    def jitted(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params, **extras)
         return optax.apply_updates(params, updates), state
 
-    carried = [params, tx.init(params)]
+    return jitted
 
-    def step() -> None:
-        carried[:] = update(*carried, grads)
+
+def step(tx: Any, shapes: Shapes = TRANSFORMER, **extras: Any) -> Step:
+    """A closure that carries parameters and state from one call to the next, as a training loop does."""
+    params, grads = model(shapes)
+    one, carried = update(tx, **extras), [params, tx.init(params)]
+
+    def carry_on() -> None:
+        carried[:] = one(*carried, grads)
         jax.block_until_ready(carried)
 
-    return step
+    return carry_on
 
 
 def clip_adamw() -> dict[str, str]:
     ours = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(1.0), tf.adamw(weight_decay=1e-4)))
     theirs = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     return ratio_row(
-        "clip + AdamW under jit", "optax.chain(clip_by_global_norm, adamw)", compare(_step(ours), _step(theirs)), 0.75
+        "clip + AdamW under jit", "optax.chain(clip_by_global_norm, adamw)", compare(step(ours), step(theirs)), 0.75
     )
 
 
@@ -62,7 +72,7 @@ ELEMENTWISE: tuple[tuple[str, tf.Rule, Any], ...] = (
 
 def _elementwise(name: str, rule: tf.Rule, namesake: Any) -> Callable[[], dict[str, str]]:
     def measured() -> dict[str, str]:
-        ratio = compare(_step(trainfn_jax.transform(rule)), _step(namesake), pairs=24, seconds=15)
+        ratio = compare(step(trainfn_jax.transform(rule)), step(namesake), pairs=24, seconds=15)
         return ratio_row(f"{name} under jit", "its optax namesake", ratio, 1.05)
 
     measured.__name__ = name.replace(" ", "_").lower()

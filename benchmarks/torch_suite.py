@@ -22,7 +22,8 @@ from trainfn.lowering import lower
 Step = Callable[[], object]
 
 
-def _parameters(shapes: Shapes) -> list[torch.Tensor]:
+def parameters(shapes: Shapes) -> list[torch.Tensor]:
+    """Of these shapes, with gradients."""
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(s, generator=generator).mul_(0.02).requires_grad_() for s in shapes]
     for p in params:
@@ -31,11 +32,11 @@ def _parameters(shapes: Shapes) -> list[torch.Tensor]:
 
 
 def _ours(rule: tf.Rule, shapes: Shapes = TRANSFORMER) -> Step:
-    return trainfn_torch.Optimizer(_parameters(shapes), rule, execution="fused").step
+    return trainfn_torch.Optimizer(parameters(shapes), rule, execution="fused").step
 
 
 def _theirs(make: Callable[..., torch.optim.Optimizer], shapes: Shapes = TRANSFORMER, **hyper: Any) -> Step:
-    return make(_parameters(shapes), **hyper).step
+    return make(parameters(shapes), **hyper).step
 
 
 def adamw_fused() -> dict[str, str]:
@@ -64,7 +65,7 @@ def looking_at_small_tensors() -> dict[str, str]:
 def unscale_clip_adamw() -> dict[str, str]:
     """The whole of a mixed-precision update.  A loss scale of 1 leaves torch's gradients what they are."""
     optimizer = trainfn_torch.Optimizer(
-        _parameters(TRANSFORMER),
+        parameters(TRANSFORMER),
         tf.skip_if_not_finite(tf.chain(tf.clip_by_global_norm(1e6), tf.adamw())),
         execution="fused",
     )
@@ -73,7 +74,7 @@ def unscale_clip_adamw() -> dict[str, str]:
         optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(0.0)  # type: ignore[attr-defined]
         optimizer.step()
 
-    params = _parameters(TRANSFORMER)
+    params = parameters(TRANSFORMER)
     upstream = torch.optim.AdamW(params, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=10**9)
     scaler.scale(torch.zeros(()))
@@ -114,7 +115,7 @@ def _slower(execution: str, foreach: bool) -> Callable[[], dict[str, str]]:
     """What runs where there is no compiler, on accelerators for now, and for tensors that the kernels do not take."""
 
     def measured() -> dict[str, str]:
-        ours = trainfn_torch.Optimizer(_parameters(TRANSFORMER), tf.adamw(), execution=execution).step
+        ours = trainfn_torch.Optimizer(parameters(TRANSFORMER), tf.adamw(), execution=execution).step
         ratio = compare(ours, _theirs(torch.optim.AdamW, foreach=foreach), pairs=12, warmup=2)
         return row(f"AdamW, execution = {execution}", f"torch AdamW(foreach={foreach})", str(ratio), "no target", "-")
 
@@ -151,7 +152,7 @@ def _elementwise(
 
 def inductor() -> dict[str, str]:
     """torch.compile of torch's own step: compile time beside ours, and the steps after."""
-    compiled = torch.compile(torch.optim.AdamW(_parameters(TRANSFORMER), foreach=True).step)
+    compiled = torch.compile(torch.optim.AdamW(parameters(TRANSFORMER), foreach=True).step)
     with tempfile.TemporaryDirectory() as cache:  # Inductor's own cache must be as cold as ours
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         their_first = measure(compiled)

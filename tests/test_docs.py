@@ -55,7 +55,7 @@ def test_the_code_of_a_page_runs_and_prints_what_it_says(page: str, module: type
         )
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/contract.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/contract.md", "docs/catalogue.md", "CONTRIBUTING.md"])
 def test_files_named_by_a_page_exist(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     named = set(re.findall(r"(?:trainfn|backends|tests|docs|examples|benchmarks)/[\w/]*\w\.\w+", text))

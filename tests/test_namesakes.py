@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.catalogue import BY_NAME, ROWS, Namesake, Row
+from tests.catalogue.upstream import optax_transformation, torch_optimizer
 from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import reference
@@ -53,22 +53,18 @@ def _ours(name: str, dtype: Any) -> list[Model]:
 
 
 def _torch(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
-    import torch
-
-    return _torch_run(partial(getattr(torch.optim, namesake.name), foreach=False), namesake, params, grads)
+    return _torch_run(partial(torch_optimizer, "torch", foreach=False), namesake, params, grads)
 
 
 def _peer(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
-    import pytorch_optimizer
-
-    return _torch_run(getattr(pytorch_optimizer, namesake.name), namesake, params, grads)
+    return _torch_run(partial(torch_optimizer, "peer"), namesake, params, grads)
 
 
 def _torch_run(make: Any, namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
     import torch
 
     tensors = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
-    optimizer = make(list(tensors.values()), **namesake.hyper)
+    optimizer = make(namesake, tensors.values())
     path = []
     for g in grads:
         for k, p in tensors.items():
@@ -83,11 +79,7 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
     import optax
 
     with jax.enable_x64(params["w"].dtype == np.float64):
-        links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
-        tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
-        if namesake.around:
-            wrapper, hyper = namesake.around
-            tx = attrgetter(wrapper)(optax)(tx, **hyper)
+        tx = optax_transformation(namesake)
         params = {k: jax.numpy.asarray(p) for k, p in params.items()}
         state = tx.init(params)
 

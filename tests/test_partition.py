@@ -186,6 +186,27 @@ def test_what_decides_for_the_whole_model_stands_around_a_partition() -> None:
         rule.program(tf.Leaf("w", (2, 2)))
 
 
+def test_an_optimizer_with_a_partition_is_pickled_if_its_cases_can_be() -> None:
+    import pickle
+
+    import torch
+
+    import trainfn_torch
+
+    def made(case: Any) -> Any:
+        named = [("w", torch.ones(2, 2, requires_grad=True)), ("b", torch.ones(2, requires_grad=True))]
+        return trainfn_torch.Optimizer(named, tf.partition({case: tf.sgd(lr=0.1)}, otherwise=tf.adamw(lr=0.2)))
+
+    for case in (is_matrix, "w"):
+        again = pickle.loads(pickle.dumps(made(case)))
+        for p in again.parameters():
+            p.grad = torch.ones_like(p)
+        again.step()
+        assert float(again.parameters()[0][0, 0].detach()) == pytest.approx(0.9)
+    with pytest.raises(pickle.PicklingError, match="the cases of a partition, <lambda>, otherwise, cannot be pickled"):
+        pickle.dumps(made(lambda leaf: leaf.ndim == 2))
+
+
 def test_rules_without_their_hyperparameters_are_refused() -> None:
     with pytest.raises(TypeError, match=r"partition takes rules .* Write sgd\(\) for its defaults"):
         tf.partition({"*": tf.sgd})  # type: ignore[dict-item]

@@ -18,7 +18,7 @@ from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn.trace import Graph
-from trainfn.verbs import global_dot, global_max, global_norm, global_sum, leaf_sum
+from trainfn.verbs import full_like, global_dot, global_max, global_norm, global_sum, leaf_sum
 
 
 class Sum(NamedTuple):
@@ -185,3 +185,13 @@ def test_a_maximum_of_zero_is_positive_zero(x: list[float]) -> None:
     params = {"w": np.float32(x)}
     updates, _ = reference.update(probe(), reference.init(probe(), params), params, params)
     assert all(updates["w"] == np.inf)
+
+
+def test_no_pass_counts_the_elements_of_a_leaf() -> None:
+    mean = tf.rule(lambda g: g * (leaf_sum(g) / leaf_sum(full_like(g, 1.0))))
+    assert sum(node.is_reduction for node in lower(mean().program()).nodes) == 3  # the maximum and two sums over g
+    twos = tf.rule(lambda g: g / leaf_sum(full_like(g, 2.0)))
+    assert lower(twos().program()).has_reductions
+    params = {"x": np.full((2, 5), 3.0, np.float32), "y": np.ones(4, np.float32)}
+    updates, _ = reference.update(mean(), reference.init(mean(), params), params, params)
+    assert (updates["x"][0, 0], updates["y"][0]) == (9.0, 1.0)

@@ -15,11 +15,11 @@ import pytest
 import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.catalogue import ROWS, Row
-from tests.executions import run_reference
+from tests.executions import EXECUTIONS, run_reference
 from tests.inputs import numbers
 from trainfn import reference
 from trainfn.rule import resolve
-from trainfn.verbs import apply_if, full_like, global_sum, leaf_sum
+from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
 
 
 @pytest.mark.parametrize(
@@ -309,6 +309,60 @@ def test_a_skipped_update_changes_nothing() -> None:
     assert (before["count"], after["count"]) == (2, 3)
     straight = run_reference(rule, params, [grads[0], grads[1], grads[3]])
     assert_same_bits(straight[-1], after)
+
+
+class Tracked(NamedTuple):
+    m: tf.Array
+    norm: tf.ModelScalar | None
+
+
+@tf.rule
+def tracking(state: Tracked, g: Any, *, lr: Any = 0.1, track: tf.Static[bool] = False) -> Any:
+    m = state.m + g
+    return -lr * m, Tracked(m, global_norm(m) if track else None)
+
+
+@pytest.mark.parametrize("track", [True, False])
+def test_a_number_of_the_model_may_be_absent(track: bool) -> None:
+    import torch
+
+    import trainfn_jax
+    import trainfn_torch
+
+    rule, g = tracking(track=track), {"p": np.ones(4, np.float32)}
+    _, state = reference.update(rule, reference.init(rule, g), g, g)
+    assert state.model == ({"norm": 2.0} if track else {})
+    tx = trainfn_jax.transform(rule)
+    _, after = tx.update(g, tx.init(g), g)
+    assert after.norm == (2.0 if track else 0.0)
+    p = torch.ones(4, requires_grad=True)
+    p.grad = torch.ones(4)
+    optimizer = trainfn_torch.Optimizer([p], rule)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups[0].get("norm") == (2.0 if track else None)
+
+
+class Grown(NamedTuple):
+    x: tf.ModelPair
+    y: tf.LeafPair
+
+
+@tf.rule
+def growing(state: Grown, g: Any, *, by: Any = 1.0) -> Any:
+    return -g, Grown(state.x * by + global_norm(g), state.y * by - leaf_sum(g))
+
+
+@pytest.mark.parametrize("g", [0.5, math.inf, math.nan])
+def test_a_pair_that_overflowed_stays_infinite(g: float) -> None:
+    """The rest of an infinity is no number that makes it NaN: inf - inf, or what float64 still held beyond float32."""
+    rule, grads = growing(by=1e30), [{"p": np.full(4, g, np.float32)}] * 4
+    expected = run_reference(rule, grads[0], grads)
+    for name, infinity in (("x", math.inf), ("p/y", -math.inf)):
+        assert_same_bits({"": np.float32(g * infinity)}, {"": expected[-1][f"{name}.high"]})
+    for execution in ("torch_fused", "torch_foreach", "jax_jit"):
+        for a, b in zip(expected, EXECUTIONS[execution](rule, grads[0], grads), strict=True):
+            assert_same_bits(a, b, execution)
 
 
 def test_schedules_see_updates_of_the_model_from_zero() -> None:

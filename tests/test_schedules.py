@@ -14,6 +14,7 @@ import pytest
 
 import trainfn as tf
 from tests.catalogue import SCHEDULES, ScheduleRow
+from tests.catalogue.schedules import HUGGINGFACE
 from trainfn.verbs import cos, maximum, minimum, where
 
 STEPS = np.arange(-1, 120)
@@ -94,6 +95,46 @@ def test_ends_are_exact() -> None:
         assert (line(0), line(13), line(1000)) == (start, stop, stop)
     lr = tf.warmup_cosine(peak=0.3, warmup=7, steps=50)
     assert (lr(0), lr(7), lr(50), lr(51)) == (0.0, 0.3, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "specific", "curve"),
+    [
+        ("linear", {}, [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]),
+        ("cosine_with_restarts", {"num_cycles": 2}, [0.0, 0.5, 1.0, 1.0, 0.0, 0.0]),
+        ("inverse_sqrt", {}, [0.0, 0.5, 1.0, (2 / 3) ** 0.5, 0.5**0.5, 0.4**0.5]),
+        ("cosine_warmup_with_min_lr", {"min_lr_rate": 0.25}, [0.5, 1.0, 0.625, 0.25, 0.25, 0.25]),
+        ("cosine_warmup_with_min_lr", {"min_lr": 0.25, "warmup_lr_rate": 0.125}, [0.125, 1.0, 0.625, 0.25, 0.25, 0.25]),
+        ("warmup_stable_decay", {"num_decay_steps": 1, "min_lr_ratio": 0.5}, [0.5, 0.75, 1.0, 1.0, 0.5, 0.5]),
+        ("warmup_stable_decay", {"num_decay_steps": 2, "num_stable_steps": 1}, [0.0, 0.5, 1.0, 1.0, 0.5, 0.0]),
+        (
+            "warmup_stable_decay",
+            {"num_decay_steps": 2, "warmup_type": "cosine", "decay_type": "linear"},
+            [0.0, 0.5, 1.0, 0.5, 0.0, 0.0],
+        ),
+    ],
+)
+def test_transformers_schedules_by_hand(name: str, specific: dict[str, Any], curve: list[float]) -> None:
+    lr = tf.get_schedule(name, 1.0, warmup=2, steps=4, **specific)
+    np.testing.assert_allclose(lr(np.arange(6)), curve, rtol=1e-14, atol=1e-16)
+
+
+@pytest.mark.parametrize("name", HUGGINGFACE)
+def test_transformers_schedules_without_a_warmup_or_with_nothing_else(name: str) -> None:
+    specific = {"num_decay_steps": 0} if name == "warmup_stable_decay" else HUGGINGFACE[name][0]
+    for warmup in (0, 4):
+        lr = tf.get_schedule(name, 1.0, warmup=warmup, steps=4, **specific)
+        curve = lr(np.arange(9))
+        assert np.all((curve >= 0) & (curve <= 1))
+        assert warmup or curve[0] > 0.5
+        assert lr(-1) == curve[0]
+
+
+def test_restarts_of_transformers_are_in_their_own_step() -> None:
+    """At these steps cycles times the part of the way is below a whole number, when that part is rounded first."""
+    for steps in (100, 300, 1000):
+        lr = tf.get_schedule("cosine_with_restarts", 1.0, warmup=0, steps=steps, num_cycles=50)
+        assert set(lr(np.arange(0, steps, steps // 50))) == {1.0}
 
 
 def test_sequence_counts_each_part_from_its_own_beginning() -> None:
@@ -285,6 +326,27 @@ def test_changing_a_number_keeps_the_program() -> None:
         (lambda: tf.one_cycle(1.0, 10, pct_start=1.5), r"pct_start = 1.5 must be in \[0, 1\]"),
         (lambda: tf.one_cycle(1.0, 10, pct_start=0.7, three_phase=True), r"pct_start = 0.7 must be in \[0, 0.5\]"),
         (lambda: tf.trapezoid(1.0, warmup=6, steps=10, cooldown=5), "longer together than all steps = 10"),
+        (lambda: tf.get_schedule("cosin", 1.0), "there is no schedule 'cosin'; there are 'linear', 'cosine', "),
+        (lambda: tf.get_schedule("greedy", 1.0), r"follows a metric, not the step: trainfn.greedy\(\) is a machine"),
+        (lambda: tf.get_schedule("cosine", 1.0, steps=9), "cosine needs warmup, transformers' num_warmup_steps"),
+        (lambda: tf.get_schedule("linear", 1.0, warmup=2), "linear needs steps, transformers' num_training_steps"),
+        (lambda: tf.get_schedule("linear", 1.0, 5, 4), "warmup = 5 is longer than all steps = 4"),
+        (lambda: tf.get_schedule("polynomial", 0.1, 2, 4, lr_end=0.1), "lr_end = 0.1 must be below the peak, 0.1"),
+        (lambda: tf.get_schedule("cosine_with_min_lr", 1.0, 2, 4), "give one of min_lr, a learning rate, and min_lr_r"),
+        (lambda: tf.get_schedule("constant", 1.0, 2, 4, power=2), "unexpected keyword argument 'power'"),
+        (lambda: tf.get_schedule("warmup_stable_decay", 1.0, 2), "missing a required argument: 'num_decay_steps'"),
+        (
+            lambda: tf.get_schedule("warmup_stable_decay", 1.0, 2, num_decay_steps=2),
+            "needs steps, the number of all, o",
+        ),
+        (
+            lambda: tf.get_schedule("warmup_stable_decay", 1.0, 3, 4, num_decay_steps=2),
+            "warmup = 3 and num_decay_steps = 2 are longer together than all steps = 4",
+        ),
+        (
+            lambda: tf.get_schedule("warmup_stable_decay", 1.0, 1, 4, num_decay_steps=2, warmup_type="sine"),
+            "shape = 'sine' must be one of",
+        ),
         (lambda: tf.product([1.0]), "give the schedules one by one"),
         (lambda: tf.constant(0.1)("three"), "'three'"),
         (lambda: tf.constant(0.1)(True), "True"),

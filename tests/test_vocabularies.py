@@ -11,7 +11,7 @@ import inspect
 import operator
 import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -56,6 +56,28 @@ def test_every_rule_has_a_row() -> None:
     with_row = {link.definition for row in ROWS for link in row.rule()._all_links}
     for place, definition in _defined().items():
         assert definition in with_row, f"{place} is in no row of tests/catalogue/: add one to the ROWS of its family."
+
+
+class Moments(NamedTuple):
+    m: tf.Array
+    s: tf.Array
+
+
+@tf.rule
+def adabelief(state: Moments, g: Any, *, lr: Any = 0.1) -> Any:
+    """A user's rule that has the name of one of ours, and nothing else of it."""
+    return -lr * g, Moments(g, g)
+
+
+def test_words_are_for_our_own_rules() -> None:
+    from trainfn_jax.state import state_class
+    from trainfn_torch.names import Names
+
+    class_of = {rule: state_class(rule())._fields for rule in (adabelief, tf.adabelief)}
+    assert class_of == {adabelief: ("count", "m", "s"), tf.adabelief: ("count", "mu", "nu")}
+    joined = tf.chain(adabelief(), tf.adam())  # each link has its own words
+    assert state_class(joined)._fields == ("count", "adabelief_m", "s", "mu", "nu", "nu_max")
+    assert list(Names(joined).state.values()) == ["adabelief.m", "s", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
 
 
 # -- torch.optim -------------------------------------------------------------------------------------------------------

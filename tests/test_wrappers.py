@@ -280,6 +280,17 @@ def test_evaluated_parameters_have_the_same_bits_everywhere(make: Callable[[], t
     assert_same_bits({k: np.asarray(x) for k, x in evaluated.items()}, expected, "jax")
 
 
+def test_parameters_that_the_state_does_not_know_are_not_evaluated() -> None:
+    import optax
+
+    import trainfn_jax
+
+    rule, params = tf.ema(tf.sgd()), model(np.float32)
+    state = optax.masked(trainfn_jax.transform(rule), {"w": True, "b": True, "s": False}).init(params)
+    with pytest.raises(ValueError, match="leaf 's': the state has no mean"):
+        trainfn_jax.eval_params(rule, state.inner_state, params)
+
+
 def test_torch_takes_weights_inside_and_outside_of_compiled_code() -> None:
     import torch
 

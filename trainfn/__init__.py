@@ -3,6 +3,7 @@
 This package is the mathematics and imports numpy only; `trainfn_torch` and `trainfn_jax` execute it.
 """
 
+from trainfn import convert as convert
 from trainfn.policies import by_leaf as by_leaf
 from trainfn.policies import layer_decay as layer_decay
 from trainfn.rule import Rule as Rule
@@ -67,6 +68,8 @@ from trainfn.schedules import cosine_warmup as cosine_warmup
 from trainfn.schedules import cyclical as cyclical
 from trainfn.schedules import exponential as exponential
 from trainfn.schedules import exponential_warmup as exponential_warmup
+from trainfn.schedules import get_schedule as get_schedule
+from trainfn.schedules import greedy as greedy
 from trainfn.schedules import interpolated as interpolated
 from trainfn.schedules import inverse_sqrt as inverse_sqrt
 from trainfn.schedules import inverse_time as inverse_time

@@ -63,11 +63,16 @@ def _max(graph: Graph, node: Node, x: Any) -> Value:
 
 
 def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
-    """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum."""
+    """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum.
+
+    A leaf's sum of ones is its size, shards included, which every backend knows: no pass counts it.
+    """
     scope = node.static
     arrays = tuple(f.index for f in factors)
-    largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
     count = graph.input(f"count.{LEAF if scope == LEAF else GLOBAL}", Sort.SCALAR)
+    if scope == LEAF and all(_is_one(graph, f) for f in factors):
+        return count
+    largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
     coarse: Any = elementary.coarse_grid(largest, count)
     fine: Any = elementary.fine_grid(coarse, count)
     high: Any = graph.emit("sum_coarse", (coarse.index, *arrays), Sort.SCALAR, scope)
@@ -87,6 +92,11 @@ def _draw(graph: Graph, word: int, seed: Any, *data: Any) -> Any:
     high, low = random.folded(seed, *data)
     stream = graph.input("stream.leaf", Sort.SCALAR)
     return graph.emit(f"random_{word}", (high.index, low.index, stream.index), Sort.ARRAY)
+
+
+def _is_one(graph: Graph, x: Value) -> bool:
+    fill = graph.nodes[x.index]
+    return fill.op == "fill" and graph.nodes[fill.args[0]].static == 1.0
 
 
 def _where(condition: Any, x: Any, y: Any) -> Value:

@@ -4,6 +4,7 @@
 """
 
 from trainfn_jax import contrib as contrib
+from trainfn_jax import convert as convert
 from trainfn_jax import schedules as schedules
 from trainfn_jax.evaluation import evaluate as evaluate
 from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
@@ -64,6 +65,7 @@ __all__ = [
     "amsgrad",
     "constant_schedule",
     "contrib",
+    "convert",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
     "eval_params",

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from functools import cache
+from itertools import chain, count
 from typing import Any
 
 from trainfn.rule import Field, Rule
+from trainfn.tracing import Choice, Structure, walk_structures
 from trainfn_jax.vocabulary import STATE
 
 
@@ -24,28 +26,21 @@ def state_class(rule: Rule) -> Any:
 
 def field_name(rule: Rule, field: Field) -> str:
     """optax's name of a state field.  In a chain an earlier link's may be prefixed: `sgd.buf` becomes `sgd_trace`."""
-    return _field_names(rule.name, tuple(f.name for f in rule.fields))[field.name]
+    return _field_names(rule.structure)[field.name]
 
 
 @cache
-def _field_names(rule_name: str, fields: tuple[str, ...]) -> dict[str, str]:
+def _field_names(structures: tuple[Structure | Choice, ...]) -> dict[str, str]:
     """Names in the tuple; where optax calls two fields the same (adam and rmsprop: mu), the earlier keeps ours."""
     names: dict[str, str] = {}
-    for name in reversed(fields):
-        own = name.replace(".", "_")
-        translated = _translated(rule_name, name)
-        free = (n for n in (translated, own, *(f"{own}_{k}" for k in range(2, len(fields) + 2))) if n != "count")
-        names[name] = next(n for n in free if n not in names.values())
+    for structure in reversed(list(walk_structures(structures))):
+        words = STATE.get(structure.definition.known_as, {})
+        for plain, name in reversed([entry for entry in structure.state if entry[1] not in names]):
+            own = name.replace(".", "_")
+            translated = own.removesuffix(plain) + words.get(plain, plain)
+            candidates = chain((translated, own), (f"{own}_{k}" for k in count(2)))
+            names[name] = next(n for n in candidates if n != "count" and n not in names.values())
     return names
-
-
-def _translated(rule_name: str, name: str) -> str:
-    owner, _, plain = name.rpartition(".")
-    for link_name in (re.sub(r"\d+$", "", owner),) if owner else rule_name.split(" + ")[::-1]:
-        if plain in STATE.get(link_name, {}):
-            plain = STATE[link_name][plain]
-            break
-    return f"{owner}_{plain}" if owner else plain
 
 
 @cache

@@ -163,6 +163,9 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
     arguments = Arguments(count)
     setting = arguments.setting(rule, Leaf(name, p.shape))
     mine = {f.name: f for f in rule.fields_of(leaf)}
+    for k in mine:
+        if not hasattr(state[k], "dtype"):
+            raise ValueError(f"leaf {name!r}: the state has no {k}; give the parameters that init was given.")
     at = widen(count)
     inputs = {
         **Settings(arguments.arrays, at).inputs(setting),

@@ -19,6 +19,16 @@ def is_none(x: Any) -> bool:
     return x is None
 
 
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """The leaves with their names, None counting as one."""
+    return list(zip(names(tree), jax.tree.leaves(tree, is_leaf=is_none), strict=True))
+
+
+def structure(tree: Any) -> Any:
+    """How the leaves stand in a tree, None counting as one."""
+    return jax.tree.structure(tree, is_leaf=is_none)
+
+
 def names(tree: Any) -> list[str]:
     """The path of each leaf, None counting as one.
 
@@ -36,8 +46,7 @@ def with_names(tree: Any) -> Any:
 
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by the names that rules see, as in `layers/0/kernel`."""
-    leaves = jax.tree.leaves(tree, is_leaf=is_none)
-    return {name: x for name, x in zip(names(tree), leaves, strict=True) if x is not None}
+    return {name: x for name, x in named(tree) if x is not None}
 
 
 def _paths(tree: Any) -> Iterator[tuple[Any, ...]]:

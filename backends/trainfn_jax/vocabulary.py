@@ -25,7 +25,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "key": ("seed",),
 }
 
-# State fields, by rule: trainfn's word -> optax's.
+# State fields, by rule of trainfn's: its word -> optax's.
 STATE: Mapping[str, Mapping[str, str]] = {
     "adam": {"m": "mu", "v": "nu", "v_max": "nu_max"},
     "adamw": {"m": "mu", "v": "nu", "v_max": "nu_max"},
@@ -78,3 +78,21 @@ STATE: Mapping[str, Mapping[str, str]] = {
     "optimistic_gradient_descent": {"last": "previous_gradient"},
     "optimistic_adam": {"m": "mu", "v": "nu", "last": "previous_gradient"},
 }
+
+# What follows is about optax's own states only, where `trainfn_jax.convert` reads and writes them.
+
+# Fields kept under a word that ours do not have, or as one number of several under it.
+ELSEWHERE: Mapping[str, Mapping[str, str | tuple[str, int]]] = {
+    "schedule_free": {"weights": "weight_sum", "peak": "max_lr"},  # of the model, where ours are of each leaf
+    "mechanic": {"p0": "x0", **{f"{name}{k}": (name, k) for name in "mvrs" for k in range(6)}},
+}
+
+# Fields that are a count of updates, which optax's states have anyway.
+COUNTERS: Mapping[str, str] = {"prodigy": "t", "dadapt_adamw": "t", "momo": "t", "momo_adam": "t"}
+
+# Fields that optax keeps as what is added to p: -1 times ours with `lr_in_momentum`, and -lr times it without.
+ADDED: Mapping[str, str] = {"rmsprop": "buf", "lars": "buf"}
+
+# What optax calls a count of updates, with what it starts at; and whether there were none yet.
+COUNTS: Mapping[str, int] = {"count": 0, "count_m2": 0, "t": 0, "step": 0, "gradient_step": 0, "step_count": 1}
+FIRST = ("is_init_step", "is_initial_step")

@@ -87,7 +87,8 @@ def prepare(
     if updates is None:
         updates = max((float(s["step"]) for s in state.values()), default=0.0)
     updates = states.count_of(updates, f"the saved {states.UPDATES}")
-    model = {f.name: _shared(saved_groups, f.name) for f in rule.fields if f.is_of_model}
+    kept = {f for entry in entries for f in rule.fields_of(entry.leaf) if f.is_of_model}
+    model = {f.name: _shared(saved_groups, f.name) for f in rule.fields if f in kept}
     lacking = [name for name, value in model.items() if value is None and state]
     if lacking:
         raise ValueError(
@@ -198,18 +199,19 @@ def _saved_names(saved_groups: Sequence[Mapping[str, Any]]) -> list[str] | None:
     for group in saved_groups:
         if len(group.get("param_names", ())) != len(group["params"]):
             return None
-        names += map(_bare, group.get("param_names", ()))
+        names += map(bare, group.get("param_names", ()))
     return names if len(set(names)) == len(names) else None
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
+    """A parameter's name without what wrappers put before it."""
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     return name
 
 
 def _match_names(entries: Sequence[Entry], saved: Mapping[str, tuple[int, Any]]) -> list[Entry]:
-    ours = {_bare(entry.leaf.name) for entry in entries}
+    ours = {bare(entry.leaf.name) for entry in entries}
     if ours != saved.keys():
         missing, unexpected = sorted(ours - saved.keys()), sorted(saved.keys() - ours)
         raise ValueError(
@@ -220,7 +222,7 @@ def _match_names(entries: Sequence[Entry], saved: Mapping[str, tuple[int, Any]])
                 if some
             )
         )
-    return [_found(entry, saved[_bare(entry.leaf.name)]) for entry in entries]
+    return [_found(entry, saved[bare(entry.leaf.name)]) for entry in entries]
 
 
 def _refine(
@@ -292,7 +294,7 @@ def _copy_state(rule: Rule, names: Names, values: Mapping[str, Any], p: torch.Te
     state = {"step": states.scalar(float(values.get("step", 1.0)), p)}  # torch's SGD keeps no count
     for name, value in values.items():
         if name != "step":
-            state[name] = _copy_array(value, p) if name in arrays else _copy_scalar(value, p)
+            state[name] = copy_array(value, p) if name in arrays else _copy_scalar(value, p)
     return state
 
 
@@ -300,7 +302,8 @@ def _copy_scalar(value: Any, p: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(value, dtype=torch.float32).to(plain(p).device, copy=True)
 
 
-def _copy_array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+def copy_array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """A saved tensor where, and laid out over devices as, the parameter is; of its own dtype."""
     if is_sharded(p) and not is_sharded(value):
         distribute: Callable[..., torch.Tensor] = torch.distributed.tensor.distribute_tensor
         return distribute(value.detach().to(plain(p).device), p.device_mesh, p.placements)  # type: ignore[attr-defined]

@@ -14,13 +14,16 @@ at the next step.  Where torch's formula is not what its documentation says, the
     ChainedScheduler              multiplies the factors of its schedulers, each of its own epoch
 
 ReduceLROnPlateau, which has no closed form, is torch's own.
+
+`get_scheduler` is that of Hugging Face's transformers, and GreedyLR its scheduler of that name.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
@@ -37,6 +40,7 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
+    "GreedyLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",
@@ -47,6 +51,7 @@ __all__ = [
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",
+    "get_scheduler",
 ]
 
 
@@ -278,3 +283,144 @@ def _check_closed(owner: str, schedulers: Sequence[Any]) -> None:
                 f"{owner} joins schedulers of trainfn_torch.lr_scheduler; {type(scheduler).__name__} of "
                 f"{type(scheduler).__module__} has no closed form."
             )
+
+
+# -- transformers' -----------------------------------------------------------------------------------------------------
+
+
+def get_scheduler(
+    name: str,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: Mapping[str, Any] | None = None,
+) -> LRScheduler:
+    """The scheduler that transformers' get_scheduler gives for these arguments, in closed form.
+
+    `trainfn.get_schedule` has the names, the formulas, and where they depart from upstream's.  As there, learning rates
+    among the arguments, min_lr and lr_end, are those of the optimizer's default lr: a group whose lr is another part of
+    it has the same part of the whole curve.
+    """
+    _check_optimizer(optimizer)
+    name, specific = getattr(name, "value", name), dict(scheduler_specific_kwargs or {})
+    if name == "reduce_lr_on_plateau":
+        return ReduceLROnPlateau(optimizer, **specific)
+    if name == "greedy":
+        return GreedyLR(optimizer, **specific)
+    lr = float(optimizer.defaults["lr"])
+    if not lr > 0:
+        raise ValueError(f"get_scheduler: the optimizer's lr is {lr}: give it the height of the schedule, above 0.")
+    return _ScheduleLR(optimizer, schedules.get_schedule(name, lr, num_warmup_steps, num_training_steps, **specific))
+
+
+class _ScheduleLR(_ClosedForm, lr_scheduler.LambdaLR):
+    """A schedule of the optimizer's default lr.  A LambdaLR, as upstream's, so that states go over."""
+
+    def at(self, epoch: float) -> list[float]:
+        lr = float(self.optimizer.defaults["lr"])
+        return [f(epoch) * (float(base) / lr) for f, base in zip(self.lr_lambdas, self.base_lrs, strict=True)]  # type: ignore[arg-type]
+
+
+class GreedyLR(LRScheduler):
+    """`trainfn.greedy`, which says what the arguments mean: a machine for each group, which resets by itself.
+
+    cooldown, warmup: metrics that do not count after the learning rate fell, and after it rose.
+    min_lr, max_lr: numbers, or one for each group.
+    smooth: the metric is the mean of the last `window_size`.
+    reset_start: falls in a row that find the learning rate at min_lr, until all begins anew.
+
+    Upstream's `verbose` is left out, and states are not exchanged with it.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.95,
+        patience: int = 10,
+        threshold: float = 1e-6,
+        threshold_mode: str = "abs",
+        cooldown: int = 0,
+        warmup: int = 0,
+        min_lr: float | Sequence[float] = 1e-3,
+        max_lr: float | Sequence[float] = 1.0,
+        eps: float = 1e-8,
+        smooth: bool = False,
+        window_size: int = 50,
+        reset_start: int = 500,
+    ) -> None:
+        _check_optimizer(optimizer)
+        if threshold_mode not in ("rel", "abs"):
+            raise ValueError(f"GreedyLR: threshold_mode = {threshold_mode!r} must be 'rel' or 'abs'.")
+        self.optimizer = optimizer
+        self.last_epoch = 0
+        self._window: deque[float] = deque(maxlen=window_size if smooth else 1)
+        self._machines = [
+            schedules.greedy(
+                peak=float(group["lr"]),
+                mode=mode,
+                factor=factor,
+                patience=patience,
+                threshold=threshold,
+                relative=threshold_mode == "rel",
+                rest_after_fall=cooldown,
+                rest_after_rise=warmup,
+                floor=low,
+                ceiling=high,
+                eps=eps,
+                reset=reset_start,
+            )
+            for group, low, high in zip(
+                optimizer.param_groups,
+                _for_each_group("min_lr", min_lr, optimizer),
+                _for_each_group("max_lr", max_lr, optimizer),
+                strict=True,
+            )
+        ]
+        self._states = [machine.init() for machine in self._machines]
+        self._last_lr = lr_scheduler._param_groups_val_list(optimizer, "lr")
+
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+        """Take note of a metric."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._window.append(float(metrics))
+        metric = math.fsum(self._window) / len(self._window)
+        steps = [machine(state, metric) for machine, state in zip(self._machines, self._states, strict=True)]
+        self._states = [state for state, _ in steps]
+        self._write([lr for _, lr in steps])
+        if all(state == machine.init() for machine, state in zip(self._machines, self._states, strict=True)):
+            self._window.clear()  # all began anew
+
+    def _write(self, rates: Sequence[float]) -> None:
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
+            lr_scheduler._update_param_group_val(group, "lr", lr)
+        self._last_lr = lr_scheduler._param_groups_val_list(self.optimizer, "lr")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` takes: numbers only."""
+        return {
+            "last_epoch": self.last_epoch,
+            "window": list(self._window),
+            "states": [state._asdict() for state in self._states],
+            "last_lr": list(map(float, self._last_lr)),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state of `state_dict`."""
+        self.last_epoch = state_dict["last_epoch"]
+        self._window = deque(state_dict["window"], self._window.maxlen)
+        self._states = [m.state(**state) for m, state in zip(self._machines, state_dict["states"], strict=True)]
+        self._write(state_dict["last_lr"])
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+
+
+def _for_each_group(name: str, value: Any, optimizer: Optimizer) -> list[float]:
+    groups = len(optimizer.param_groups)
+    values = list(value) if isinstance(value, Sequence) else [value] * groups
+    if len(values) != groups:
+        raise ValueError(f"GreedyLR: {name} has {len(values)} numbers for {groups} groups.")
+    return values

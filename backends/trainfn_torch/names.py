@@ -1,7 +1,7 @@
 """torch.optim's words for the core's: what a state entry and a group's key are called.
 
-The table is data, by rule; what it does not name keeps the core's name.  Some hyperparameters stand together under
-one key: `b1`, `b2` under `betas`, where torch's momentum-cycling schedulers look for them.
+The table is data, by rule of trainfn's; what it does not name keeps the core's name.  Some hyperparameters stand
+together under one key: `b1`, `b2` under `betas`, where torch's momentum-cycling schedulers look for them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from trainfn.rule import Rule, walk_structures
+from trainfn.rule import Rule
+from trainfn.tracing import walk_structures
 
 
 @dataclass(frozen=True)
 class Words:
-    """One rule's translation, from the core's names to torch's."""
+    """One rule's translation, from the core's names to torch's; and whether torch.optim's counts its updates."""
 
     state: Mapping[str, str] = field(default_factory=dict)
     hyper: Mapping[str, str] = field(default_factory=dict)
+    counts: bool = True
 
 
 _MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"}
@@ -27,7 +29,7 @@ WORDS: Mapping[str, Words] = {
     "adamw": Words(_MOMENTS),
     "radam": Words(_MOMENTS),
     "lion": Words(_MOMENTS),
-    "sgd": Words({"buf": "momentum_buffer"}),
+    "sgd": Words({"buf": "momentum_buffer"}, counts=False),
     "rmsprop": Words({"v": "square_avg", "mean": "grad_avg", "buf": "momentum_buffer"}, {"decay": "alpha"}),
     "adagrad": Words({"s": "sum"}),
     "adamax": Words({"m": "exp_avg", "u": "exp_inf"}),
@@ -55,13 +57,15 @@ class Key:
 
 
 class Names:
-    """The names of one rule: `keys` of a group, and `state` and its inverse `field`."""
+    """The names of one rule: `keys` of a group, and `state` and its inverse `field`; whether torch.optim `counts`."""
 
     def __init__(self, rule: Rule) -> None:
         self.state: dict[str, str] = {}
+        self.counts = True
         hyper: dict[str, str] = {}
         for structure in walk_structures(rule.structure):
-            words = WORDS.get(structure.definition.name, Words())
+            words = WORDS.get(structure.definition.known_as, Words())
+            self.counts &= words.counts
             _translate(self.state, structure.state, words.state)
             _translate(hyper, structure.hyper, words.hyper)
         self.field = {torch_name: name for name, torch_name in self.state.items()}

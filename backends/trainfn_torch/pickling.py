@@ -1,7 +1,7 @@
 """Pickling an optimizer's rule, whose leaf functions may be functions that pickle cannot find again.
 
 Groups hold numbers, so an optimizer loses nothing by losing such a function until a group is added: that then fails
-and says which hyperparameter to give.
+and says which hyperparameter to give.  What chooses the rules of a partition cannot be lost.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import pickle
 from dataclasses import dataclass
 from typing import Any
 
+from trainfn.policies import Policy
 from trainfn.rule import Link, Partition, Rule
 from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
@@ -46,12 +47,23 @@ def _without_lost(rule: Rule, lost: dict[int, Lost]) -> Rule:
     links: list[Link | Partition] = []
     for link in rule.links:
         if isinstance(link, Partition):
+            _check_portable(link.policy)
             links.append(Partition(link.policy, tuple(_without_lost(r, lost) for r in link.rules)))
             continue
         hyper = {name: _portable(name, value, lost) for name, value in link.hyper.items()}
         inner = None if link.inner is None else _without_lost(link.inner, lost)
         links.append(Link(link.definition, link.options, hyper, inner))
     return Rule(tuple(links))
+
+
+def _check_portable(policy: Policy) -> None:
+    try:
+        pickle.dumps(policy)
+    except Exception as error:
+        raise pickle.PicklingError(
+            f"the cases of a partition, {', '.join(policy.names)}, cannot be pickled: write patterns of names, or "
+            f"define functions of the leaf at the top level of a module. ({error})"
+        ) from error
 
 
 def _portable(name: str, value: Any, lost: dict[int, Lost]) -> Any:

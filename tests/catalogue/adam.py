@@ -47,6 +47,7 @@ ROWS: tuple[Row, ...] = (
         lr=1e-2,
         optax=Namesake("radam", {"learning_rate": 1e-2}),
         edges={"b2": (0.5, 0.9), "eps": (0.0, 1e-3), "threshold": (4.0,)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.radam,
@@ -56,6 +57,7 @@ ROWS: tuple[Row, ...] = (
         eps_before_debias=True,
         torch=Namesake("RAdam", {"lr": 1e-2, "eps": 1e-4}),
         edges={"eps": (0.0,)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.adam,

@@ -17,6 +17,7 @@ ROWS: tuple[Row, ...] = (
         "sgd_decoupled",
         lambda **h: tf.chain(tf.sgd(momentum=0.9, **h), tf.decoupled_weight_decay(0.1)),
         hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
     ),
     Row(
         "adamw_clipped",
@@ -31,6 +32,7 @@ ROWS: tuple[Row, ...] = (
         lambda **h: tf.chain(tf.clip_by_value(0.1), tf.lion(**h)),
         optax=Namesake("lion", {"learning_rate": 1e-3}, before=(("clip", {"max_delta": 0.1}),)),
         hyper={"lr": 1e-3},
+        descent={"lr": 0.01},
     ),
     Row(
         "adam_decayed",
@@ -52,12 +54,14 @@ ROWS: tuple[Row, ...] = (
         lambda **h: tf.cautious(tf.lion(weight_decay=0.0, **h), plus_one=True),
         peer=Namesake("Lion", {"lr": 1e-3, "cautious": True}),
         hyper={"lr": 1e-3},
+        descent={"lr": 0.01},
     ),
     Row(
         "sgd_mechanic",
         lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
         optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),
         hyper={"lr": 1.0},
+        descent={"lr": 0.1},
     ),
     Row("adamw_scheduled", lambda **h: tf.skip_if_not_finite(tf.adamw(lr=tf.warmup_cosine(1e-2, 3, 20), **h))),
 )

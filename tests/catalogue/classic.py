@@ -12,6 +12,7 @@ ROWS: tuple[Row, ...] = (
         torch=Namesake("SGD", {"lr": 0.1}),
         optax=Namesake("sgd", {"learning_rate": 0.1}),
         edges={"lr": (0.0, 10.0)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.sgd,
@@ -21,6 +22,7 @@ ROWS: tuple[Row, ...] = (
         torch=Namesake("SGD", {"lr": 0.1, "momentum": 0.9}),
         optax=Namesake("sgd", {"learning_rate": 0.1, "momentum": 0.9}),
         edges={"momentum": (0.0, 0.999), "lr": (0.0,)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.sgd,
@@ -30,6 +32,7 @@ ROWS: tuple[Row, ...] = (
         dampening=0.3,
         torch=Namesake("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}),
         edges={"dampening": (0.0, 1.0)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.sgd,
@@ -40,6 +43,7 @@ ROWS: tuple[Row, ...] = (
         torch=Namesake("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
         optax=Namesake("sgd", {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True}),
         edges={"momentum": (0.0,)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.rmsprop,
@@ -86,6 +90,7 @@ ROWS: tuple[Row, ...] = (
         lr_decay=0.1,
         torch=Namesake("Adagrad", {"lr": 1e-2, "lr_decay": 0.1}),
         edges={"eps": (0.0,), "initial_accumulator_value": (1.0,), "lr_decay": (0.0,)},
+        descent={"lr": 0.1},
     ),
     row(
         tf.adagrad,
@@ -119,6 +124,7 @@ ROWS: tuple[Row, ...] = (
         t0=3.0,
         torch=Namesake("ASGD", {"lr": 0.1, "lambd": 0.1, "t0": 3.0}),
         edges={"lambd": (0.0,), "t0": (1e6,), "alpha": (0.0,)},
+        descent={"lr": 0.001},
     ),
     row(
         tf.optimistic_gradient_descent,
@@ -127,5 +133,6 @@ ROWS: tuple[Row, ...] = (
         beta=0.5,
         optax=Namesake("optimistic_gradient_descent", {"learning_rate": 0.1, "alpha": 1.5, "beta": 0.5}),
         edges={"beta": (0.0,)},
+        descent={"lr": 0.001},
     ),
 )

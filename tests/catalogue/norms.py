@@ -39,6 +39,7 @@ ROWS: tuple[Row, ...] = (
         weight_decay=0.1,
         optax=Namesake("lars", {"learning_rate": 0.1, "weight_decay": 0.1}),
         edges={"weight_decay": (0.0,)},
+        descent={"lr": 1.0},
     ),
     row(
         tf.lars,
@@ -49,6 +50,7 @@ ROWS: tuple[Row, ...] = (
         nesterov=True,
         separate_norms=True,
         lr_in_momentum=False,
+        descent={"lr": 1.0},
     ),
     row(
         tf.fromage,

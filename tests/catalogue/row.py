@@ -30,6 +30,7 @@ class Row:
     make: builds the rule.
     torch, optax, peer: namesakes in torch.optim, optax and pytorch_optimizer; None where there is none.
     edges: hyperparameter values at which formulas degenerate, each applied alone.
+    descent: hyperparameters with which 40 steps lead down a quadratic and Rosenbrock's function; else the row's own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row:
     peer: Namesake | None = None
     edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hyper: Mapping[str, Any] = field(default_factory=dict)
+    descent: Mapping[str, Any] = field(default_factory=dict)
 
     def rule(self, **changes: Any) -> tf.Rule:
         """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""
@@ -58,7 +60,8 @@ def row(
     optax: Any = None,
     peer: Any = None,
     edges: Any = None,
+    descent: Any = None,
     **hyper: Any,
 ) -> Row:
     """A row of the rule `make` with hyperparameters `hyper`, named like the rule unless `name` is given."""
-    return Row(name or make.name, make, torch, optax, peer, edges or {}, hyper)
+    return Row(name or make.name, make, torch, optax, peer, edges or {}, hyper, descent or {})

@@ -34,6 +34,46 @@ def _rectification(n: int, b2: float = 0.99) -> float:
     return math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
 
 
+def _warmed_up(after: Callable[[int], float], warmup: int = 7) -> Callable[[int], float]:
+    return lambda n: n / warmup if n < warmup else after(n)
+
+
+def _half_wave(x: float) -> float:
+    return (1 + math.cos(math.pi * x)) / 2
+
+
+# transformers' schedules, their formulas written down from its documentation; 7 steps of warm-up, 60 in all.
+HUGGINGFACE: Mapping[str, tuple[dict[str, Any], Callable[[int], float]]] = {
+    "constant": ({}, lambda n: 1.0),
+    "constant_with_warmup": ({}, _warmed_up(lambda n: 1.0)),
+    "linear": ({}, _warmed_up(lambda n: max(60 - n, 0) / 53)),
+    "cosine": ({"num_cycles": 1.5}, _warmed_up(lambda n: _half_wave(3 * min((n - 7) / 53, 1)))),
+    "cosine_with_restarts": (
+        {"num_cycles": 3},
+        _warmed_up(lambda n: _half_wave(3 * (n - 7) / 53 % 1) if n < 60 else 0.0),
+    ),
+    "polynomial": (
+        {"lr_end": 0.1, "power": 1.7},
+        _warmed_up(lambda n: 0.1 + 0.9 * (max(60 - n, 0) / 53) ** 1.7),
+    ),
+    "inverse_sqrt": ({"timescale": 20}, _warmed_up(lambda n: 1 / math.sqrt((n - 7 + 20) / 20))),
+    "cosine_with_min_lr": (
+        {"min_lr_rate": 0.1},
+        _warmed_up(lambda n: 0.1 + 0.9 * _half_wave(min((n - 7) / 53, 1))),
+    ),
+    "cosine_warmup_with_min_lr": (
+        {"min_lr": 0.1},
+        lambda n: (n + 1) / 7 if n < 7 else 0.1 + 0.9 * _half_wave(min((n - 7 + 1) / 53, 1)),
+    ),
+    "warmup_stable_decay": (
+        {"num_decay_steps": 20, "min_lr_ratio": 0.1, "warmup_type": "1-sqrt"},
+        lambda n: (
+            0.1 + 0.9 * (1 - math.sqrt(1 - n / 7)) if n < 7 else 0.1 + 0.9 * _half_wave(min(max(n - 40, 0) / 20, 1))
+        ),
+    ),
+}
+
+
 SCHEDULES: tuple[ScheduleRow, ...] = (
     _schedule(
         "constant",
@@ -242,4 +282,8 @@ SCHEDULES: tuple[ScheduleRow, ...] = (
     ),
     _schedule("shift", tf.shift(tf.linear(0.1, 1.0, 5), by=7), plain=lambda n: 0.1 + 0.18 * min(max(n - 7, 0), 5)),
     _schedule("repeat", tf.repeat(tf.linear(0.1, 1.0, 5), every=7), plain=lambda n: 0.1 + 0.18 * min(n % 7, 5)),
+    *(
+        _schedule(f"huggingface_{name}", tf.get_schedule(name, 1.0, warmup=7, steps=60, **specific), plain=plain)
+        for name, (specific, plain) in HUGGINGFACE.items()
+    ),
 )

@@ -12,7 +12,14 @@ ROWS: tuple[Row, ...] = (
         weight_decay=0.1,
         optax=Namesake("lion", {"learning_rate": 1e-3, "weight_decay": 0.1}),
         edges={"b1": (0.0,), "b2": (0.0,), "lr": (0.0,), "weight_decay": (0.0,)},
+        descent={"lr": 0.01},
     ),
-    row(tf.sign_sgd, lr=1e-3, optax=Namesake("sign_sgd", {"learning_rate": 1e-3})),
-    row(tf.signum, lr=1e-3, optax=Namesake("signum", {"learning_rate": 1e-3}), edges={"b1": (0.0,)}),
+    row(tf.sign_sgd, lr=1e-3, optax=Namesake("sign_sgd", {"learning_rate": 1e-3}), descent={"lr": 0.01}),
+    row(
+        tf.signum,
+        lr=1e-3,
+        optax=Namesake("signum", {"learning_rate": 1e-3}),
+        edges={"b1": (0.0,)},
+        descent={"lr": 0.01},
+    ),
 )

@@ -7,11 +7,31 @@ from tests.catalogue.row import Namesake, Row
 
 ROWS: tuple[Row, ...] = (
     Row("adam_ema", lambda **h: tf.ema(tf.adam(**h), decay=0.9, warmup=True), hyper={"lr": 1e-2}),
-    Row("sgd_ema_debiased", lambda **h: tf.ema(tf.sgd(**h), decay=0.9, debias=True), hyper={"lr": 1e-2}),
-    Row("sgd_polyak", lambda **h: tf.polyak_average(tf.sgd(**h), start=1, eta=2), hyper={"lr": 1e-2}),
-    Row("sgd_swa", lambda **h: tf.swa(tf.sgd(momentum=0.9, **h), start=2, every=2), hyper={"lr": 1e-2}),
+    Row(
+        "sgd_ema_debiased",
+        lambda **h: tf.ema(tf.sgd(**h), decay=0.9, debias=True),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+    ),
+    Row(
+        "sgd_polyak",
+        lambda **h: tf.polyak_average(tf.sgd(**h), start=1, eta=2),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+    ),
+    Row(
+        "sgd_swa",
+        lambda **h: tf.swa(tf.sgd(momentum=0.9, **h), start=2, every=2),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+    ),
     Row("adam_lookahead", lambda **h: tf.lookahead(tf.adam(**h), k=3), hyper={"lr": 1e-2}),
-    Row("sgd_lookahead_late", lambda **h: tf.lookahead(tf.sgd(**h), k=2, from_first_sync=True), hyper={"lr": 1e-2}),
+    Row(
+        "sgd_lookahead_late",
+        lambda **h: tf.lookahead(tf.sgd(**h), k=2, from_first_sync=True),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+    ),
     Row(
         "adamw_schedule_free",
         lambda **h: tf.schedule_free(tf.adamw(b1=0.0, **h)),
@@ -26,6 +46,7 @@ ROWS: tuple[Row, ...] = (
         "sgd_sam",
         lambda **h: tf.chain(tf.sam(tf.sgd(momentum=0.9, **h), rho=0.1)),
         hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
     ),
     Row(
         "adam_accumulated",

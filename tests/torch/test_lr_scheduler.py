@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import enum
+import io
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +15,7 @@ from torch.optim import lr_scheduler as theirs
 
 import trainfn as tf
 import trainfn_torch
+from tests.catalogue.schedules import HUGGINGFACE
 from trainfn_torch import lr_scheduler as ours
 
 EPOCHS = 60
@@ -176,9 +179,97 @@ def test_any_schedule_is_a_factor() -> None:
     assert _run(scheduler, 6)[5][0] == 0.1
 
 
+@pytest.mark.parametrize("name", HUGGINGFACE)
+def test_transformers_schedulers(name: str) -> None:
+    """Each group has its part of the schedule of the default lr, bit by bit, also after a resume and a jump."""
+    specific = HUGGINGFACE[name][0] | ({"min_lr": 0.02} if "min_lr" in HUGGINGFACE[name][0] else {})
+    specific |= {"lr_end": 0.01} if name == "polynomial" else {}
+    schedule = tf.get_schedule(name, 0.1, 7, 60, **specific)
+
+    def make() -> Any:
+        return ours.get_scheduler(name, _optimizer(), 7, 60, specific)
+
+    whole = _run(make(), 70)
+    assert [row[0] for row in whole] == [schedule(n) for n in range(70)]
+    assert [row[2] for row in whole] == [schedule(n) * 0.5 for n in range(70)]
+    first, second = make(), make()
+    _run(first, 11)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert _run(second, 20) == whole[11:31]
+    # What transformers returns is a LambdaLR of functions, of which torch saves nothing.
+    theirs_state = {**theirs.LambdaLR(_optimizer(), lambda n: 1.0).state_dict(), "last_epoch": 11, "_step_count": 12}
+    third = make()
+    third.load_state_dict(theirs_state)
+    third.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert _run(third, 20)[1:] == whole[12:31]
+
+
+def test_transformers_schedulers_that_follow_a_metric() -> None:
+    plateau = ours.get_scheduler("reduce_lr_on_plateau", _optimizer(), scheduler_specific_kwargs={"patience": 3})
+    assert isinstance(plateau, theirs.ReduceLROnPlateau)
+    assert plateau.patience == 3
+
+    class SchedulerType(enum.StrEnum):
+        GREEDY = "greedy"
+
+    assert isinstance(ours.get_scheduler(SchedulerType.GREEDY, _optimizer()), ours.GreedyLR)
+
+
+def _greedy(scheduler: Any, metrics: Any) -> list[list[float]]:
+    path = []
+    for metric in metrics:
+        scheduler.step(metric)
+        path.append([group["lr"] for group in scheduler.optimizer.param_groups])
+        assert path[-1] == scheduler.get_last_lr()
+    return path
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_greedy_is_the_machine_in_each_group_and_resumes(smooth: bool) -> None:
+    def make() -> Any:
+        return ours.GreedyLR(
+            _optimizer(), patience=1, factor=0.5, min_lr=[0.02, 0.03], smooth=smooth, window_size=3, reset_start=2
+        )
+
+    metrics = [5.0, 4.0, 3.5, 3.0, 3.0, 3.5, 3.5, *[4.0] * 20, 2.0, 1.0]
+    whole = _greedy(make(), metrics)
+    for group, (peak, floor) in enumerate([(0.1, 0.02), (0.05, 0.03)] if not smooth else []):
+        machine = tf.greedy(peak=peak, patience=1, factor=0.5, floor=floor, reset=2)
+        state, path = machine.init(), []
+        for metric in metrics:
+            state, lr = machine(state, metric)
+            path.append(lr)
+        assert path == [rates[group] for rates in whole]
+    assert whole[-1] != [0.1, 0.05]
+    for at in (3, 12, 20):
+        first, second = make(), make()
+        _greedy(first, metrics[:at])
+        file = io.BytesIO()
+        torch.save(first.state_dict(), file)
+        file.seek(0)
+        second.load_state_dict(torch.load(file, weights_only=True))
+        assert second.get_last_lr() == whole[at - 1]
+        assert _greedy(second, metrics[at:]) == whole[at:]
+
+
+def test_greedy_smooths_with_the_mean_of_the_window() -> None:
+    scheduler = ours.GreedyLR(_optimizer(), patience=0, smooth=True, window_size=2, cooldown=0)
+    rates = [rate for rate, _ in _greedy(scheduler, [4.0, 2.0, 3.5, 1.0])]  # means 4, 3, 2.75, 2.25: better each time
+    assert rates == pytest.approx([0.1 / 0.95**n for n in (1, 2, 3, 4)], rel=1e-13)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda o: ours.get_scheduler("cosin", o), "there is no schedule 'cosin'"),
+        (lambda o: ours.get_scheduler("cosine", o, 5), "cosine needs steps, transformers' num_training_steps"),
+        (lambda o: ours.get_scheduler("cosine", o, 5, 9, {"power": 2}), "unexpected keyword argument 'power'"),
+        (lambda o: ours.get_scheduler("cosine", _optimizer(0.0), 5, 9), "the optimizer's lr is 0.0"),
+        (lambda o: ours.get_scheduler("cosine", "no optimizer", 5, 9), "str is not an Optimizer"),
+        (lambda o: ours.GreedyLR("no optimizer"), "str is not an Optimizer"),
+        (lambda o: ours.GreedyLR(o, threshold_mode="x"), "threshold_mode = 'x' must be 'rel' or 'abs'"),
+        (lambda o: ours.GreedyLR(o, min_lr=[0.1]), "min_lr has 1 numbers for 2 groups"),
         (lambda o: ours.SequentialLR(o, [theirs.StepLR(o, 3), ours.StepLR(o, 3)], [2]), "StepLR of torch.optim.lr_sch"),
         (lambda o: ours.SequentialLR(o, [ours.StepLR(o, 3) for _ in "abc"], [5, 2]), r"milestones \[5, 2\] must rise"),
         (lambda o: ours.ChainedScheduler([ours.ReduceLROnPlateau(o)]), "has no closed form"),

@@ -23,6 +23,8 @@ from trainfn.schedules.decay import noam as noam
 from trainfn.schedules.decay import piecewise_constant as piecewise_constant
 from trainfn.schedules.decay import polynomial as polynomial
 from trainfn.schedules.decay import step_decay as step_decay
+from trainfn.schedules.greedy import greedy as greedy
+from trainfn.schedules.huggingface import get_schedule as get_schedule
 from trainfn.schedules.plateau import reduce_on_plateau as reduce_on_plateau
 from trainfn.schedules.schedule import Schedule as Schedule
 from trainfn.schedules.schedule import schedule as schedule

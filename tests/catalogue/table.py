@@ -1,0 +1,176 @@
+"""`python -m tests.catalogue.table` writes docs/catalogue.md: every rule and schedule on one page.
+
+All of it follows from the catalogue, but for what namesakes move and how long they take: that is kept in
+benchmarks/catalogue.json, which `python -m benchmarks.catalogue` writes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import trainfn as tf
+from benchmarks.catalogue import LAYER, read
+from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
+from trainfn.lowering import lower
+from trainfn.program import AXIS, Program
+from trainfn.rule import Definition
+
+PAGE = Path(__file__).parents[2] / "docs" / "catalogue.md"
+MATRIX = tf.Leaf("", LAYER[0])  # the leaf for which states and words are counted
+TORCH_TARGET, OPTAX_TARGET = 1.15, 1.05
+
+HEAD = """# Catalogue
+
+`python -m tests.catalogue.table` wrote this page from `tests/catalogue/`, which the tests run row by row, and from
+`benchmarks/catalogue.json`. Each row is one configuration; `tests/catalogue/` has its hyperparameters.
+
+## Rules
+
+- **Class**: what [the contract](contract.md) promises. *exact*: equal bits. *reductions*: equal bits, with sums or
+  maxima over leaves, the model or axes. *bounded*: matrix products, of which libraries round each its own way.
+- **State**: bytes for each float32 parameter of a 512 x 768 matrix, without numbers of a leaf or of the model.
+- **Words** moved to or from memory for each parameter by a step. Ours is counted in the program, as the fused kernels
+  run it; `-` where a rule works along axes, one tensor at a time. Of torch's foreach implementations, and
+  pytorch_optimizer's, every operation counts what it reads and writes. Under jit both are XLA's count of the compiled
+  update.
+- **Time** of a step over the namesake's: the median over interleaved pairs with its 95 % interval, and in parentheses
+  what it may be at most: {torch:g} times our words over theirs in torch, {optax:g} under jit. 20 tensors, 4 M
+  parameters.
+
+{machine}
+"""
+
+SCHEDULES_HEAD = """
+## Schedules
+
+All are exact: the same 64 bits everywhere. Besides there are two state machines, of a metric: `reduce_on_plateau`, as
+torch's ReduceLROnPlateau, and `greedy`, GreedyLR ([arXiv:2512.14527](https://arxiv.org/abs/2512.14527)).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    data = read()
+    measured = f"Measured on: {data['machine']}." if data["machine"] else "Nothing is measured yet."
+    rules = _table(
+        (
+            *("rule", "paper", "namesakes", "class", "state"),
+            *("words: ours, torch's", "under jit: ours, optax's", "time in torch", "time under jit"),
+        ),
+        (_rule(row, data["rows"].get(row.name, {})) for row in ROWS),
+    )
+    schedules = _table(("schedule", "paper", "namesakes"), map(_schedule, SCHEDULES))
+    head = HEAD.format(torch=TORCH_TARGET, optax=OPTAX_TARGET, machine=measured)
+    return f"{head}\n{rules}{SCHEDULES_HEAD}\n{schedules}"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# -- rules -------------------------------------------------------------------------------------------------------------
+
+
+def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
+    rule = row.rule()
+    program = rule.program(MATRIX)
+    moved, times = known.get("words", {}), known.get("times", {})
+    ours, theirs = words(program), moved.get("torch")
+    target = TORCH_TARGET * ours / theirs if ours and theirs else None
+    return (
+        f"`{row.name}`",
+        "; ".join(dict.fromkeys(citation(d) for d in _definitions(rule) if citation(d) != "-")) or "-",
+        ", ".join(_namesakes(row)) or "-",
+        class_of(program),
+        f"{state_bytes(rule):.3g}",
+        ", ".join(map(_number, (ours, theirs) if theirs else (ours,))),
+        ", ".join(map(_number, moved.get("jax", [None]))),
+        _time(times.get("torch"), target),
+        _time(times.get("jax"), OPTAX_TARGET),
+    )
+
+
+def _definitions(rule: tf.Rule) -> Iterator[Definition]:
+    for link in rule.links:
+        yield link.definition
+        if link.inner is not None:
+            yield from _definitions(link.inner)
+
+
+def _namesakes(row: Row) -> Iterator[str]:
+    for prefix, other in (("torch.optim", row.torch), ("optax", row.optax), ("pytorch_optimizer", row.peer)):
+        if other is not None:
+            name = " + ".join([*(link for link, _ in other.before), other.name])
+            yield f"{prefix}.{other.around[0]} around {name}" if other.around else f"{prefix}.{name}"
+
+
+def class_of(program: Program) -> str:
+    """What is promised of a program's bits in float32."""
+    operations = {node.op for node in program.nodes}
+    if "matmul" in operations:
+        return "bounded"
+    return "reductions" if program.has_reductions or operations & AXIS else "exact"
+
+
+def state_bytes(rule: tf.Rule) -> float:
+    """Bytes of array state for each float32 parameter."""
+    shapes = rule.state_shapes(MATRIX)
+    arrays = [f.name for f in rule.fields_of(MATRIX) if f.is_array]
+    return sum(4 * math.prod(shapes.get(name, MATRIX.shape)) / MATRIX.size for name in arrays)
+
+
+def words(program: Program) -> int | None:
+    """Words that a fused step moves for each parameter."""
+    kept = lower(program.keep(name for name in program.output if name != "update"))
+    return kept.words if kept.is_elementwise else None
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.3g}"
+
+
+def _time(measured: Sequence[float] | None, target: float | None) -> str:
+    if measured is None:
+        return "-"
+    median, low, high, *_ = measured
+    return f"{median:.2f}x [{low:.2f}, {high:.2f}]" + (f" ({target:.2f}x)" if target else "")
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+
+def _schedule(row: ScheduleRow) -> Sequence[str]:
+    named = [f"{prefix}.{other[0]}" for prefix, other in (("torch", row.torch), ("optax", row.optax)) if other]
+    if row.name.startswith("huggingface_"):
+        named.append(f'transformers "{row.name.removeprefix("huggingface_")}"')
+    return f"`{row.name}`", citation(row.schedule.function), ", ".join(named) or "-"
+
+
+# -- papers ------------------------------------------------------------------------------------------------------------
+
+# Authors, then an arXiv number, or where and in which year it appeared.
+_CITATION = re.compile(
+    r"(?P<authors>(?:[A-ZÀ-Ý][\w'-]+(?:, (?=[A-ZÀ-Ý])| & | et al\.)?)+), "
+    r"(?:arXiv:(?P<arxiv>\d{4}\.\d{4,5}(?:v\d+)?)|(?P<place>[A-Z][^():;]*?\b(?:19|20)\d\d)\b)"
+)
+
+
+def citation(x: Any) -> str:
+    """The first citation in a docstring, as a link if it is on arXiv; "-" if there is none."""
+    text = " ".join((x.__doc__ or "").split())
+    found = _CITATION.search(text)
+    if found is None:
+        return "-"
+    if found["arxiv"]:
+        return f"{found['authors']}, [arXiv:{found['arxiv']}](https://arxiv.org/abs/{found['arxiv']})"
+    return f"{found['authors']}, {found['place']}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")

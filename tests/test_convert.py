@@ -1,0 +1,904 @@
+"""State crosses between torch.optim, optax and trainfn, and training goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import trainfn as tf
+from tests.bits import assert_same_bits
+from tests.catalogue import ROWS, Namesake, Row
+from tests.executions import extras
+from tests.inputs import loss, numbers
+from trainfn import convert, reference
+from trainfn.convert import BFLOAT16, LeafState, Snapshot
+from trainfn.verbs import axis_sum, sqrt, zeros_like
+
+Model = Mapping[str, Any]
+SHAPES = {"0.weight": (6, 4), "0.bias": (6,), "2.weight": (3, 6), "w": (4, 3), "b": (3,)}
+MODEL, SMALL = ("0.weight", "0.bias", "2.weight"), ("w", "b")
+LAYOUT: Mapping[str, convert.Place] = {
+    "0.weight": ("layers_0/kernel", (1, 0)),
+    "0.bias": "layers_0/bias",
+    "2.weight": ("layers_2/kernel", (1, 0)),
+}
+
+
+@cache
+def _params(dtype: Any, names: tuple[str, ...] = MODEL) -> Model:
+    return {k: numbers(i, SHAPES[k], decades=2).astype(dtype) for i, k in enumerate(names)}
+
+
+@cache
+def _grads(n: int, dtype: Any, names: tuple[str, ...] = MODEL) -> Model:
+    return {k: numbers(100 * n + i + 50, SHAPES[k], decades=4).astype(dtype) for i, k in enumerate(names)}
+
+
+def _nested(flat: Model) -> dict[str, Any]:
+    """`a/b: x` as a tree of JAX, `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, x in flat.items():
+        *above, last = name.split("/")
+        node = tree
+        for key in above:
+            node = node.setdefault(key, {})
+        node[last] = x
+    return tree
+
+
+class Torch:
+    """A run in torch: of torch.optim or of trainfn_torch."""
+
+    def __init__(self, params: Model, make: Callable[[Any], Any], named: bool = True) -> None:
+        import torch
+
+        self.params = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
+        self.optimizer = make(list(self.params.items() if named else self.params.values()))
+
+    def step(self, grads: Model, **given: Any) -> None:
+        import torch
+
+        for k, g in grads.items():
+            self.params[k].grad = torch.tensor(g)
+        self.optimizer.step(**given)
+
+    def arrays(self) -> dict[str, Any]:
+        from trainfn_torch.convert import arrays
+
+        return arrays(self.params.items())
+
+    def snapshot(self, **given: Any) -> Snapshot:
+        from trainfn_torch.convert import snapshot
+
+        return snapshot(self.optimizer, self.params.items(), **given)
+
+    def load(self, snapshot: Snapshot) -> Torch:
+        from trainfn_torch.convert import load
+
+        load(self.optimizer, snapshot, self.params.items())
+        return self
+
+
+class Jax:
+    """A run in JAX: of optax or of trainfn_jax."""
+
+    def __init__(self, params: Model, tx: Any, jit: bool = True) -> None:
+        import jax
+        import jax.numpy as jnp
+        import optax
+
+        def step(params: Any, state: Any, grads: Any, value: float) -> Any:
+            updates, state = tx.update(grads, state, params, value=value)
+            return optax.apply_updates(params, updates), state
+
+        self.params = jax.tree.map(jnp.asarray, _nested(params))
+        self.state = tx.init(self.params)
+        self._step = jax.jit(step) if jit else step
+
+    def step(self, grads: Model, value: float = 1.0) -> None:
+        self.params, self.state = self._step(self.params, self.state, _nested(grads), value)
+
+    def arrays(self) -> dict[str, Any]:
+        from trainfn_jax.convert import arrays
+
+        return arrays(self.params)
+
+    def snapshot(self, rule: tf.Rule) -> Snapshot:
+        from trainfn_jax.convert import snapshot
+
+        return snapshot(self.state, rule, self.params)
+
+    def load(self, snapshot: Snapshot) -> Jax:
+        from trainfn_jax.convert import filled
+
+        self.state = filled(self.state, snapshot, self.params)
+        return self
+
+
+def _assert_same(ours: Snapshot, theirs: Snapshot, within: float | None = None) -> None:
+    """Equal bit for bit, or numbers equal within a relative error."""
+
+    def same(a: Any, b: Any) -> None:
+        assert a.dtype == b.dtype
+        if within is None:
+            assert a.tobytes() == b.tobytes()
+        else:
+            np.testing.assert_allclose(a, b, rtol=within, atol=0)
+
+    assert ours.updates == theirs.updates
+    assert ours.leaves.keys() == theirs.leaves.keys()
+    assert ours.model.keys() == theirs.model.keys()
+    for name, leaf in ours.leaves.items():
+        other = theirs.leaves[name]
+        assert (leaf.step, leaf.shape, leaf.values.keys()) == (other.step, other.shape, other.values.keys())
+        for k, x in leaf.values.items():
+            same(x, other.values[k])
+    for k, x in ours.model.items():
+        same(x, theirs.model[k])
+
+
+# -- a run of 200 steps, half of it elsewhere --------------------------------------------------------------------------
+
+HALF = 100
+LR = 1e-2
+RECIPE = tf.adamw(lr=LR, weight_decay=0.1)
+CLIPPED = tf.chain(tf.clip_by_global_norm(0.5), tf.adamw(lr=tf.warmup_cosine(LR, 20, 200), weight_decay=0.1))
+
+
+def _torch_adamw(params: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW(params, lr=LR, weight_decay=0.1, foreach=False)
+
+
+def _ours_in_torch(rule: tf.Rule) -> Callable[[Any], Any]:
+    import trainfn_torch
+
+    return lambda params: trainfn_torch.Optimizer(params, rule)
+
+
+def _jax(which: Any, params: Model, **given: Any) -> Jax:
+    import optax
+
+    import trainfn_jax
+
+    return Jax(params, optax.adamw(LR, weight_decay=0.1) if which == "optax" else trainfn_jax.transform(which), **given)
+
+
+def _train(run: Any, steps: range, dtype: Any, layout: Any = None) -> Any:
+    for n in steps:
+        grads = _grads(n, dtype)
+        run.step(grads if layout is None else convert.rearranged(grads, layout))
+    return run
+
+
+FIRST, SECOND = range(HALF), range(HALF, 2 * HALF)
+
+
+@cache
+def _uninterrupted(library: str, dtype: Any) -> Model:
+    run = Torch(_params(dtype), _torch_adamw) if library == "torch" else _jax("optax", _params(dtype))
+    return dict(_train(run, range(2 * HALF), dtype).arrays())
+
+
+def _torch_then_torch(dtype: Any) -> Model:
+    first = _train(Torch(_params(dtype), _torch_adamw), FIRST, dtype)
+    second = Torch(first.arrays(), _ours_in_torch(RECIPE)).load(first.snapshot())
+    return dict(_train(second, SECOND, dtype).arrays())
+
+
+def _optax_then_jax(dtype: Any) -> Model:
+    first = _train(_jax("optax", _params(dtype)), FIRST, dtype)
+    second = _jax(RECIPE, first.arrays()).load(first.snapshot(RECIPE))
+    return dict(_train(second, SECOND, dtype).arrays())
+
+
+def _torch_then_jax(dtype: Any) -> Model:
+    first = _train(Torch(_params(dtype), _torch_adamw), FIRST, dtype)
+    second = _jax(RECIPE, convert.rearranged(first.arrays(), LAYOUT)).load(first.snapshot().renamed(LAYOUT))
+    return convert.rearranged(_train(second, SECOND, dtype, LAYOUT).arrays(), convert.inverse(LAYOUT))
+
+
+def _optax_then_torch_optim(dtype: Any) -> Model:
+    first = _train(_jax("optax", _params(dtype)), FIRST, dtype)
+    second = Torch(first.arrays(), _torch_adamw).load(first.snapshot(RECIPE))
+    return dict(_train(second, SECOND, dtype).arrays())
+
+
+CROSSINGS = [
+    ("torch", _torch_then_torch),
+    ("optax", _optax_then_jax),
+    ("torch", _torch_then_jax),
+    ("torch", _optax_then_torch_optim),
+]
+
+
+@pytest.mark.parametrize(("upstream", "crossing"), CROSSINGS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_run_goes_on_in_the_other_library(upstream: str, crossing: Any) -> None:
+    """float64: 1e-12 of what was moved; float32: as near to that as upstream's own uninterrupted run."""
+    import jax
+
+    with jax.enable_x64(True):
+        exact = _uninterrupted(upstream, np.float64)
+        crossed = crossing(np.float64)
+    moved = max(np.max(np.abs(exact[k] - p)) for k, p in _params(np.float64).items())
+    assert moved > 0.1
+    assert max(np.max(np.abs(exact[k] - x)) for k, x in crossed.items()) <= 1e-12 * moved
+
+    def error(model: Model) -> float:
+        return float(np.max([np.max(np.abs(model[k] - x)) for k, x in exact.items()]))
+
+    assert error(crossing(np.float32)) <= error(_uninterrupted(upstream, np.float32))
+
+
+@pytest.mark.parametrize("rule", [RECIPE, CLIPPED], ids=["adamw", "clipped_and_scheduled"])
+def test_a_run_goes_on_with_the_same_bits(rule: tf.Rule) -> None:
+    """100 steps in torch and 100 in JAX, and the other way: what 200 in either give."""
+    params = _params(np.float32)
+    whole = {
+        "torch": _train(Torch(params, _ours_in_torch(rule)), range(2 * HALF), np.float32).snapshot().renamed(LAYOUT),
+        "jax": _train(_jax(rule, convert.rearranged(params, LAYOUT)), range(2 * HALF), np.float32, LAYOUT).snapshot(
+            rule
+        ),
+    }
+    first = _train(Torch(params, _ours_in_torch(rule)), FIRST, np.float32)
+    second = _jax(rule, convert.rearranged(first.arrays(), LAYOUT)).load(first.snapshot().renamed(LAYOUT))
+    there = _train(second, SECOND, np.float32, LAYOUT)
+    first = _train(_jax(rule, convert.rearranged(params, LAYOUT)), FIRST, np.float32, LAYOUT)
+    back = convert.inverse(LAYOUT)
+    third = Torch(convert.rearranged(first.arrays(), back), _ours_in_torch(rule)).load(
+        first.snapshot(rule).renamed(back)
+    )
+    here = _train(third, SECOND, np.float32)
+    for crossed in (there.snapshot(rule), here.snapshot().renamed(LAYOUT)):
+        for uninterrupted in whole.values():
+            _assert_same(crossed, uninterrupted)
+    assert_same_bits(there.arrays(), convert.rearranged(here.arrays(), LAYOUT))
+
+
+# -- every row of the catalogue ----------------------------------------------------------------------------------------
+
+STEPS = 2
+
+
+def _rows(library: str) -> list[Any]:
+    return [pytest.param(row, id=row.name) for row in ROWS if getattr(row, library)]
+
+
+@pytest.mark.parametrize("row", _rows("torch"))
+def test_torch_optim_and_back(row: Row) -> None:
+    import torch
+
+    assert row.torch is not None
+    rule, namesake = row.rule(), row.torch
+
+    def made(params: Any) -> Any:
+        return getattr(torch.optim, namesake.name)(params, **namesake.hyper, foreach=False)
+
+    for dtype in (np.float32, np.float64):
+        theirs = Torch(_params(dtype, SMALL), made, named=False)
+        for n in range(STEPS):
+            theirs.step(_grads(n, dtype, SMALL))
+        known = theirs.snapshot()
+        ours = Torch(theirs.arrays(), _ours_in_torch(rule)).load(known.at(STEPS))
+        _assert_same(ours.snapshot(), known.at(STEPS))
+        back = Torch(theirs.arrays(), made).load(ours.snapshot())
+        _assert_same(back.snapshot().at(STEPS), known.at(STEPS))
+        assert (known.leaves["w"].step is None) == (namesake.name == "SGD")
+    for run in (theirs, ours, back):
+        run.step(_grads(STEPS, np.float64, SMALL))
+    for name, p in theirs.arrays().items():
+        np.testing.assert_allclose(ours.arrays()[name], p, rtol=0, atol=1e-12)
+    assert_same_bits(back.arrays(), theirs.arrays())
+
+
+def _optax_of(namesake: Namesake) -> Any:
+    import optax
+
+    links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
+    tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
+    return attrgetter(namesake.around[0])(optax)(tx, **namesake.around[1]) if namesake.around else tx
+
+
+@pytest.mark.parametrize("row", _rows("optax"))
+def test_optax_and_back(row: Row) -> None:
+    """float64: 2e-15 is what two float32 numbers, or a division by lr, keep of one of float64."""
+    import jax
+
+    import trainfn_jax
+
+    assert row.optax is not None
+    rule, tx = row.rule(), _optax_of(row.optax)
+    with jax.enable_x64(True):
+        theirs = Jax(_params(np.float64, SMALL), tx, jit=False)
+        for n in range(STEPS):
+            theirs.step(_grads(n, np.float64, SMALL), loss(n))
+        known = theirs.snapshot(rule)
+        is_counted = any(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(theirs.state))
+        assert known.updates == (STEPS if is_counted else None)
+        known = known.at(STEPS)
+        ours = Jax(theirs.arrays(), trainfn_jax.transform(rule)).load(known).snapshot(rule)
+        _assert_same(ours, known)
+        back = Jax(theirs.arrays(), tx, jit=False).load(ours)
+        before, after = (jax.tree.flatten(run.state) for run in (theirs, back))
+        assert before[1] == after[1]
+        for a, b in zip(before[0], after[0], strict=True):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape)
+            np.testing.assert_allclose(b, a, rtol=2e-15, atol=0)
+        params, grads = theirs.arrays(), _grads(STEPS, np.float64, SMALL)
+        theirs.step(grads, loss(STEPS))
+    updates, _ = reference.update(rule, _state(ours), grads, params, **extras(rule, STEPS))
+    for name, p in theirs.arrays().items():
+        np.testing.assert_allclose(params[name] + updates[name], p, rtol=0, atol=1e-12)
+
+
+def _state(snapshot: Snapshot) -> reference.State:
+    """A snapshot as a state of the reference's, which is what trainfn_jax computes with, too (`test_same_bits`)."""
+    fields = {f.name: f for f in snapshot.rule.fields}
+
+    def parts(values: Model) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, x in values.items():
+            names = [part.removeprefix("state.") for part in fields[name].inputs]
+            numbers = [x] if fields[name].is_array else [float(number) for number in np.ravel(x)]
+            found |= zip(names, numbers, strict=True)
+        return found
+
+    return reference.State(
+        snapshot.count(),
+        parts(snapshot.model),
+        {name: leaf.step or 0 for name, leaf in snapshot.leaves.items()},
+        {name: parts(leaf.values) for name, leaf in snapshot.leaves.items()},
+    )
+
+
+# -- where states stand ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _trained() -> tuple[Snapshot, Any]:
+    """A torch run of 5 steps by JAX's names, and its parameters as a tree."""
+    run = _train(Torch(_params(np.float32), _torch_adamw), range(5), np.float32)
+    return run.snapshot().renamed(LAYOUT), _nested(convert.rearranged(run.arrays(), LAYOUT))
+
+
+def _is_matrix(tree: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda x: np.ndim(x) > 1, tree)
+
+
+def _around(name: str, params: Any) -> Any:
+    import optax
+
+    import trainfn_jax
+
+    chosen = {True: optax.adamw(LR), False: trainfn_jax.adamw(LR, weight_decay=0.0)}
+    return {
+        "chain": optax.chain(optax.zero_nans(), trainfn_jax.adamw(LR)),
+        "inject_hyperparams": optax.inject_hyperparams(optax.adamw)(optax.cosine_decay_schedule(LR, 100)),
+        "inject_ours": optax.inject_hyperparams(trainfn_jax.adamw)(LR),
+        "partition": optax.partition({k: optax.adamw(LR) for k in chosen}, _is_matrix(params)),
+        "partition_ours": optax.partition({k: trainfn_jax.adamw(LR) for k in chosen}, _is_matrix(params)),
+        "multi_steps": optax.MultiSteps(optax.adamw(optax.constant_schedule(LR)), 2),
+        "plateau": optax.chain(optax.adamw(LR), optax.contrib.reduce_on_plateau()),
+        "rule": trainfn_jax.transform(tf.skip_if_not_finite(CLIPPED)),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chain", "inject_hyperparams", "inject_ours", "partition", "partition_ours", "multi_steps", "plateau", "rule"],
+)
+def test_a_state_is_found_in_what_stands_around_it(name: str) -> None:
+    import jax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    known, params = _trained()
+    template = _around(name, params).init(params)
+    state = filled(template, known, params)
+    assert jax.tree.structure(state) == jax.tree.structure(template)
+    _assert_same(snapshot(state, tf.adamw(), params), known)
+    paths = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(state)}
+    for path, x in jax.tree_util.tree_leaves_with_path(template):
+        where = jax.tree_util.keystr(path)
+        if np.issubdtype(x.dtype, np.integer):
+            counted = where.endswith(("count", "gradient_step")) and not where.startswith("[1].")
+            assert int(paths[where]) == (5 if counted or name == "chain" else 0), where
+        elif "mu" not in where and "nu" not in where:  # learning rates, accumulated gradients
+            np.testing.assert_array_equal(paths[where], x, err_msg=where)
+
+
+def test_a_state_of_some_leaves() -> None:
+    import jax
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    known, params = _trained()
+    template = optax.masked(optax.adamw(LR), _is_matrix(params)).init(params)
+    with pytest.raises(ValueError, match="leaf 'layers_0/bias': adamw has 1 mu and the state 0"):
+        filled(template, known, params)
+    some = Snapshot(known.rule, 5, {n: leaf for n, leaf in known.leaves.items() if len(leaf.shape) > 1}, {})
+    _assert_same(snapshot(filled(template, some, params), tf.adamw(), params), some)
+    with pytest.raises(ValueError, match="it lacks 'layers_0/bias'"):
+        filled(optax.adamw(LR).init(params), some, params)
+    shapes = jax.eval_shape(optax.adamw(LR).init, params)
+    _assert_same(snapshot(filled(shapes, known, shapes[0].mu), tf.adamw(), shapes[0].mu), known)
+
+
+def test_a_parameter_that_is_no_tree() -> None:
+    import jax.numpy as jnp
+    import optax
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    p, rule = jnp.ones(3), tf.dadapt_adamw()
+    for tx in (trainfn_jax.transform(rule), optax.contrib.dadapt_adamw()):
+        state = tx.init(p)
+        _, state = tx.update(2 * p, state, p)
+        known = snapshot(state, rule, p)
+        assert (known.updates, list(known.leaves)) == (1, [""])
+        _assert_same(snapshot(filled(tx.init(p), known, p), rule, p), known)
+
+
+def test_a_state_of_flax() -> None:
+    import jax
+    from flax import nnx
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    class Model(nnx.Module):  # type: ignore[misc]
+        def __init__(self, rngs: Any) -> None:
+            self.layers = nnx.List([nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 3, use_bias=False, rngs=rngs)])
+
+    model = Model(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, trainfn_jax.transform(RECIPE), wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    names = {
+        "layers_0/kernel": "layers/0/kernel",
+        "layers_0/bias": "layers/0/bias",
+        "layers_2/kernel": "layers/1/kernel",
+    }
+    known = _trained()[0].renamed(names)
+    state = filled(optimizer.opt_state, known, params)
+    assert jax.tree.structure(state) == jax.tree.structure(optimizer.opt_state)
+    _assert_same(snapshot(state, RECIPE, params), known)
+
+
+def test_a_partition_goes_on_by_other_names() -> None:
+    import jax
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    here, there = (
+        tf.partition({f"*{end}": tf.sgd(lr=LR, momentum=0.9)}, tf.adamw(lr=LR)) for end in (".bias", "/bias")
+    )
+    params = _params(np.float32)
+    whole = _train(Torch(params, _ours_in_torch(here)), range(2), np.float32)
+    first = _train(Torch(params, _ours_in_torch(here)), range(1), np.float32)
+    known = first.snapshot().renamed(LAYOUT, there)
+    second = _jax(there, convert.rearranged(first.arrays(), LAYOUT)).load(known)
+    _assert_same(
+        _train(second, range(1, 2), np.float32, LAYOUT).snapshot(there), whole.snapshot().renamed(LAYOUT, there)
+    )
+    labels = jax.tree.map(lambda x: "matrix" if np.ndim(x) > 1 else "bias", second.params)
+    tx = optax.partition({"matrix": optax.adamw(LR), "bias": optax.sgd(LR, momentum=0.9)}, labels)
+    state = filled(tx.init(second.params), known, second.params)
+    _assert_same(snapshot(state, there, second.params), known)
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _layouts(draw: Any) -> tuple[Snapshot, dict[str, convert.Place]]:
+    """A state of SGD with momentum, of leaves of some ranks and dtypes, and a layout of it."""
+    names = draw(st.lists(st.text("ab./:", min_size=1, max_size=4), max_size=4, unique=True))
+    new = draw(st.lists(st.text("cd/", min_size=1, max_size=4), min_size=len(names), max_size=len(names), unique=True))
+    leaves, layout = {}, {}
+    for name, other in zip(names, new, strict=True):
+        shape = tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
+        dtype = draw(st.sampled_from([np.float32, np.float16, np.float64, BFLOAT16]))
+        size = int(np.prod(shape, dtype=int))
+        x = (
+            np.arange(1, size + 1, dtype=np.uint16).view(BFLOAT16)
+            if dtype is BFLOAT16
+            else np.arange(size, dtype=dtype)
+        )
+        leaves[name] = LeafState(draw(st.none() | st.integers(0, 9)), shape, {"buf": x.reshape(shape)})
+        axes = tuple(draw(st.permutations(range(len(shape)))))
+        layout[name] = draw(st.sampled_from([(other, axes), other]))
+    return Snapshot(tf.sgd(momentum=0.9), draw(st.none() | st.integers(0, 9)), leaves, {}), layout
+
+
+@given(_layouts())
+def test_a_layout_and_its_inverse(drawn: tuple[Snapshot, dict[str, convert.Place]]) -> None:
+    snapshot, layout = drawn
+    back = convert.inverse(layout)
+    there = snapshot.renamed(layout)
+    _assert_same(there.renamed(back), snapshot)
+    assert convert.inverse(back).keys() == layout.keys()
+    for name, place in layout.items():
+        new, axes = place if isinstance(place, tuple) else (place, None)
+        x, y = snapshot.leaves[name].values["buf"], there.leaves[new].values["buf"]
+        assert y.tobytes() == x.transpose(axes if axes is not None else range(x.ndim)).tobytes()
+        assert there.leaves[new].shape == y.shape
+
+
+@given(_layouts())
+def test_a_file_holds_a_snapshot(tmp_path_factory: Any, drawn: tuple[Snapshot, Any]) -> None:
+    path = tmp_path_factory.mktemp("saved") / "state.npz"
+    drawn[0].save(path)
+    _assert_same(Snapshot.load(path, drawn[0].rule), drawn[0])
+    with pytest.raises(ValueError, match="holds a state of sgd, and this is adam"):
+        Snapshot.load(path, tf.adam())
+
+
+class Factored(NamedTuple):
+    rows: tf.Array
+    columns: tf.Array
+
+    @staticmethod
+    def init(p: Any) -> Factored:
+        return Factored(axis_sum(zeros_like(p), -1), axis_sum(zeros_like(p), -2))
+
+
+class Following(NamedTuple):
+    rows: tf.Array
+    columns: tf.Array
+
+    @staticmethod
+    def init(p: Any) -> Following:
+        return Following(*Factored.init(p))
+
+    def permuted(self, axes: tuple[int, ...]) -> Following:
+        return Following(self.columns.transpose(axes), self.rows.transpose(axes))
+
+
+def _scaled(state: Any, g: Any) -> Any:
+    after = type(state)(state.rows + axis_sum(g * g, -1), state.columns + axis_sum(g * g, -2))
+    return -g / sqrt(after.rows * after.columns + 1e-6), after
+
+
+@tf.rule
+def following(state: Following, g: Any) -> Any:
+    return _scaled(state, g)
+
+
+@tf.rule
+def factored(state: Factored, g: Any) -> Any:
+    return _scaled(state, g)
+
+
+def test_a_state_of_another_shape_follows_as_it_says() -> None:
+    rule, layout = tf.chain(following(), tf.sgd(momentum=0.9)), {"p": ("q", (1, 0))}
+    params, grads = {"p": numbers(1, (4, 4))}, [{"p": numbers(n, (4, 4))} for n in (2, 3)]
+    here = Torch(params, _ours_in_torch(rule))
+    there = Torch(convert.rearranged(params, layout), _ours_in_torch(rule))
+    for g in grads:
+        here.step(g)
+        there.step(convert.rearranged(g, layout))
+    _assert_same(here.snapshot().renamed(layout), there.snapshot())
+    mute = Torch(params, _ours_in_torch(factored()))
+    mute.step(grads[0])
+    assert mute.snapshot().renamed({"p": "q"}).leaves.keys() == {"q"}
+    with pytest.raises(ValueError, match=r"leaf 'p': factored does not say how.* Give Factored a method permuted"):
+        mute.snapshot().renamed(layout)
+
+
+def test_patterns() -> None:
+    layout = convert.patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
+    assert {name: layout(name) for name in LAYOUT} == LAYOUT
+    with pytest.raises(ValueError, match="the layout does not fit: it lacks 'norm', 'embed'"):
+        convert.rearranged({"0.bias": np.ones(2), "norm": np.ones(2), "embed": np.ones(2)}, layout)
+
+
+def test_torchs_modules_in_flax() -> None:
+    """Their outputs are equal once parameters are rearranged, which shows names and axes."""
+    import jax
+    import torch
+    from flax import linen as nn
+
+    from trainfn_jax.convert import tree
+    from trainfn_torch.convert import arrays, flax_layout
+
+    class Flax(nn.Module):  # type: ignore[misc]
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            x = nn.Embed(5, 4, name="0")(x)
+            x = nn.LayerNorm(name="1", epsilon=1e-5)(x)
+            x = nn.Conv(6, (3,), padding="VALID", name="2")(x)
+            x = nn.Conv(3, (1, 2), padding="VALID", name="3")(x[..., None])
+            return nn.Dense(2, name="4")(x)
+
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(
+        [
+            torch.nn.Embedding(5, 4),
+            torch.nn.LayerNorm(4),
+            torch.nn.Conv1d(4, 6, 3),
+            torch.nn.Conv2d(1, 3, (1, 2)),
+            torch.nn.Linear(3, 2),
+        ]
+    )
+    tokens = np.array([[0, 1, 2, 3, 4, 0], [3, 2, 1, 4, 0, 1]])
+    x = layers[1](layers[0](torch.tensor(tokens)))
+    x = layers[3](layers[2](x.mT).mT[:, None])
+    expected = layers[4](x.movedim(1, -1)).detach().numpy()
+    layout = flax_layout(layers)
+    like = jax.eval_shape(Flax().init, jax.random.key(0), tokens)["params"]
+    params = tree(convert.rearranged(arrays(layers.named_parameters()), layout), like)
+    np.testing.assert_allclose(Flax().apply({"params": params}, tokens), expected, atol=1e-6)
+    assert flax_layout(layers[4], path=lambda module: "out")["weight"] == ("out/kernel", (1, 0))
+    assert "in_proj_weight" not in flax_layout(torch.nn.MultiheadAttention(4, 2))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_crosses_bit_by_bit() -> None:
+    import jax.numpy as jnp
+    import torch
+
+    import trainfn_jax
+    import trainfn_torch
+    from trainfn_jax.convert import filled, snapshot, tree
+
+    p = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = trainfn_torch.Optimizer([("w", p)], RECIPE)
+    p.grad = torch.full_like(p, 0.3)
+    optimizer.step()
+    known = trainfn_torch.convert.snapshot(optimizer).renamed({"w": ("w", (1, 0))})
+    assert known.leaves["w"].values["v"].dtype == BFLOAT16
+    params = tree(convert.rearranged(trainfn_torch.convert.arrays([("w", p)]), {"w": ("w", (1, 0))}), _bfloat16s())
+    assert params["w"].dtype == jnp.bfloat16
+    state = filled(trainfn_jax.transform(RECIPE).init(params), known, params)
+    again = snapshot(state, RECIPE, params)
+    _assert_same(again, known)
+    q = torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    other = trainfn_torch.Optimizer([("w", q)], RECIPE)
+    trainfn_torch.convert.load(other, again.renamed({"w": ("w", (1, 0))}))
+    for key, x in optimizer.state[p].items():
+        assert torch.equal(other.state[q][key], x), key
+        assert other.state[q][key].dtype == x.dtype
+    with pytest.raises(TypeError, match=r"leaf 'w': the state m is float32 where bfloat16 is due: .*cast"):
+        filled(state, known.cast("float32"), params)
+    _assert_same(known.cast("float32").cast("bfloat16"), known)
+
+
+def _bfloat16s() -> Any:
+    import jax.numpy as jnp
+
+    return {"w": jnp.ones((2, 3), jnp.bfloat16)}
+
+
+def test_casting_to_bfloat16_rounds_as_ml_dtypes_does() -> None:
+    bits = np.concatenate([np.arange(2**16, dtype=np.uint32) << 16, numbers(1, (4000,)).view(np.uint32)])
+    bits = np.concatenate([bits, bits + 0x7FFF, bits + 0x8000, bits + 0x8001])
+    x = bits.view(np.float32)
+    ours = convert.cast(x, "bfloat16").view(ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):
+        theirs = x.astype(ml_dtypes.bfloat16)
+    assert np.array_equal(np.isnan(ours), np.isnan(theirs))
+    assert_same_bits({"": ours}, {"": theirs})
+    assert_same_bits({"": convert.cast(ours.view(BFLOAT16), "float32")}, {"": ours.astype(np.float32)})
+
+
+def test_counts_are_exact_or_refused() -> None:
+    import torch
+
+    import trainfn_jax
+
+    run = _train(Torch(_params(np.float32), _torch_adamw), range(1), np.float32)
+    known = run.snapshot()
+    assert run.load(known.at(2**24)).snapshot().updates == 2**24
+    assert isinstance(known.updates, int)
+    with pytest.raises(ValueError, match=r"torch counts updates in torch.float32, which does not hold 16777217"):
+        run.load(known.at(2**24 + 1))
+    params = _params(np.float32)
+    state = trainfn_jax.transform(RECIPE).init(params)
+    assert trainfn_jax.convert.filled(state, known.at(2**31 - 1), params).count == 2**31 - 1
+    with pytest.raises(ValueError, match="counts updates in int32, which does not hold 2147483648"):
+        trainfn_jax.convert.filled(state, known.at(2**31), params)
+    run.optimizer.state[run.params["0.bias"]]["step"] = torch.tensor(1.5)
+    with pytest.raises(ValueError, match=r"updates of 0.bias is 1.5, which is no whole number"):
+        run.snapshot()
+
+
+# -- what does not fit -------------------------------------------------------------------------------------------------
+
+
+def _sgd(**hyper: Any) -> Callable[[Any], Any]:
+    import torch
+
+    return lambda params: torch.optim.SGD(params, lr=0.1, **hyper)
+
+
+def test_a_state_without_a_count() -> None:
+    import optax
+
+    params = _params(np.float32)
+    run = _train(Torch(params, _sgd(momentum=0.9)), range(2), np.float32)
+    known = run.snapshot()
+    assert known.updates is None
+    with pytest.raises(ValueError, match=r"nothing counts the updates in this state of .*sgd.*snapshot.at\(step\)"):
+        Torch(params, _ours_in_torch(tf.sgd(momentum=0.9))).load(known)
+    with pytest.raises(ValueError, match=r"nothing counts the updates"):
+        _jax(tf.sgd(momentum=0.9), params).load(known.renamed({n: n for n in params}))
+    assert Torch(params, _ours_in_torch(tf.sgd(momentum=0.9))).load(known.at(2)).snapshot().updates == 2
+    assert Torch(params, _sgd(momentum=0.9)).load(known.at(2)).snapshot().updates is None
+    plain = Jax(params, optax.sgd(0.1, momentum=0.9)).load(known)  # keeps no count either
+    assert plain.snapshot(tf.sgd(momentum=0.9)).updates is None
+
+
+def test_leaves_updated_unequally_often() -> None:
+    params = _params(np.float32)
+    run = _train(Torch(params, _torch_adamw), range(1), np.float32)
+    run.params["0.bias"].grad = None
+    run.optimizer.step()
+    known = run.snapshot()
+    assert (known.updates, known.leaves["0.bias"].step) == (2, 1)
+    assert Torch(params, _ours_in_torch(RECIPE)).load(known).snapshot().leaves["0.bias"].step == 1
+    with pytest.raises(ValueError, match=r"has 2 for the model, but 0\.bias: 1\. .*snapshot.at\(step\)"):
+        _jax(RECIPE, params).load(known)
+    assert _jax(RECIPE, params).load(known.at(2)).snapshot(RECIPE).leaves["0.bias"].step == 2
+
+
+def test_a_leaf_that_was_never_updated() -> None:
+    """It has no state in torch, and that of its first step in JAX."""
+    params = _params(np.float32)
+    run = Torch(params, _torch_adamw)
+    run.step({k: g for k, g in _grads(0, np.float32).items() if k != "0.bias"})
+    known = run.snapshot()
+    assert known.leaves["0.bias"].values == {}
+    here = Torch(params, _ours_in_torch(RECIPE)).load(known)
+    assert here.params["0.bias"] not in here.optimizer.state
+    there = _jax(RECIPE, params).load(known.at(1)).snapshot(RECIPE)
+    assert not there.leaves["0.bias"].values["m"].any()
+    assert there.leaves["0.weight"].values["m"].any()
+
+
+def test_names_and_shapes_that_differ() -> None:
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    for target in (Torch(params, _torch_adamw), Torch(params, _ours_in_torch(RECIPE)), _jax(RECIPE, params)):
+        before = target.snapshot(RECIPE) if isinstance(target, Jax) else target.snapshot()
+        with pytest.raises(ValueError, match=r"other parameters: it lacks '0\.weight'; the .* lacks 'x'.*renamed"):
+            target.load(known.renamed({"0.weight": "x", "0.bias": "0.bias", "2.weight": "2.weight"}))
+        with pytest.raises(ValueError, match=r"leaf '0\.weight' has shape \(4, 6\) in the snapshot and \(6, 4\) here"):
+            target.load(known.renamed({"0.weight": ("0.weight", (1, 0)), "0.bias": "0.bias", "2.weight": "2.weight"}))
+        _assert_same(target.snapshot(RECIPE) if isinstance(target, Jax) else target.snapshot(), before)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"0.weight": "a", "0.bias": "b"}, "it lacks '2.weight'"),
+        ({**LAYOUT, "3.weight": "c"}, "there is no '3.weight'"),
+        ({**LAYOUT, "0.bias": "layers_0/kernel"}, "calls both '0.weight' and '0.bias' 'layers_0/kernel'"),
+        ({**LAYOUT, "0.bias": ("b", (1, 0))}, r"leaf '0.bias' has shape \(6,\), whose axes .* order \(1, 0\)"),
+        ({**LAYOUT, "0.weight": ("a", (0, 0))}, r"leaf '0.weight' has shape \(6, 4\), whose axes"),
+        (lambda name: None, "it lacks '0.weight', '0.bias', '2.weight'"),
+    ],
+)
+def test_layouts_that_do_not_fit(layout: Any, message: str) -> None:
+    known = _train(Torch(_params(np.float32), _torch_adamw), range(1), np.float32).snapshot()
+    with pytest.raises(ValueError, match=message):
+        known.renamed(layout)
+
+
+def test_a_state_of_another_rule() -> None:
+    import optax
+
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    with pytest.raises(ValueError, match=r"a state of adamw, and this is sgd\. .*snapshot.of"):
+        Torch(params, _sgd(momentum=0.9)).load(known)
+    with pytest.raises(ValueError, match=r"a state of adamw, and this is adam\."):
+        Torch(params, _ours_in_torch(tf.adam())).load(known)
+    adam = Torch(params, _ours_in_torch(tf.adam())).load(known.of(tf.adam()))
+    _assert_same(adam.snapshot(), known)
+    with pytest.raises(ValueError, match="adamw has 1 nu and the state 0"):
+        Jax(params, optax.lion(0.1)).load(known)
+    lion = Snapshot(tf.lion(), 1, {n: _only(leaf, "m") for n, leaf in known.leaves.items()}, {})
+    with pytest.raises(ValueError, match="the state also has nu, which is nothing of lion"):
+        Jax(params, optax.adam(0.1)).load(lion)
+    with pytest.raises(ValueError, match=r"its state holds m, v, and adamw keeps m, v, v_max"):
+        known.of(tf.adamw(amsgrad=True))
+    with pytest.raises(ValueError, match="the state has nothing of what adagrad keeps"):
+        Jax(params, optax.adam(0.1)).snapshot(tf.adagrad())
+    with pytest.raises(ValueError, match=r"the state of '0\.weight' holds exp_avg, which is nothing of sgd"):
+        Torch(params, _torch_adamw).load(known).snapshot(rule=tf.sgd(momentum=0.9))
+
+
+def test_numbers_of_the_model_that_do_not_fit() -> None:
+    leaf = LeafState(1, (), dict.fromkeys(("m", "v", "s", "p0"), np.ones((), np.float32)))
+    pair, number = np.zeros(2, np.float32), np.zeros((), np.float32)
+    with pytest.raises(ValueError, match="the model's state holds d, t, and prodigy keeps d, r, t"):
+        Snapshot(tf.prodigy(), 1, {"p": leaf}, {"d": pair, "t": number})
+    with pytest.raises(ValueError, match=r"the state r of the model has shape \(\) where \(2,\) is due"):
+        Snapshot(tf.prodigy(), 1, {"p": leaf}, {"d": pair, "r": number, "t": number})
+
+
+def _only(leaf: LeafState, field: str) -> LeafState:
+    return LeafState(leaf.step, leaf.shape, {field: leaf.values[field]})
+
+
+def test_torchs_parameters_must_have_names() -> None:
+    import torch
+
+    from trainfn_torch.convert import snapshot
+
+    params = _params(np.float32)
+    run = _train(Torch(params, _torch_adamw, named=False), range(1), np.float32)
+    with pytest.raises(ValueError, match=r"no names by which to convert: give names=model.named_parameters\(\)"):
+        snapshot(run.optimizer)
+    with pytest.raises(ValueError, match=r"not among the names.*some of shape \(6,\), \(3, 6\)"):
+        snapshot(run.optimizer, [("0.weight", run.params["0.weight"])])
+    saved = run.optimizer.state_dict()
+    with pytest.raises(TypeError, match="does not say which rule saved it: give rule="):
+        snapshot(saved, run.params.items())
+    with pytest.raises(ValueError, match="of 3 parameters and 1 names were given"):
+        snapshot(saved, [("0.weight", run.params["0.weight"])], rule=RECIPE)
+    _assert_same(snapshot(saved, run.params.items(), rule=RECIPE), run.snapshot())
+    named = Torch(params, _torch_adamw).optimizer.state_dict()
+    backwards = dict(reversed(run.params.items()))  # the saved names decide, not the order
+    named["state"] = saved["state"]
+    _assert_same(snapshot(named, backwards.items(), rule=RECIPE), run.snapshot())
+    lbfgs = torch.optim.LBFGS(list(run.params.values()))
+    with pytest.raises(TypeError, match="no rule of trainfn is known to be LBFGS"):
+        snapshot(lbfgs, run.params.items())
+
+
+def test_what_wrappers_put_before_names_does_not_matter() -> None:
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    wrapped = Torch({f"_orig_mod.{name}": p for name, p in params.items()}, _torch_adamw).load(known)
+    _assert_same(wrapped.snapshot(), known)
+
+
+def test_rmsprops_buffer_needs_the_lr_in_optax() -> None:
+    import optax
+
+    params = _params(np.float32)
+    made = tf.rmsprop(lr=tf.warmup(0.1, 10), momentum=0.9)
+    known = _train(Torch(params, _ours_in_torch(made)), range(1), np.float32).snapshot()
+    theirs = Jax(params, optax.rmsprop(0.1, momentum=0.9))
+    with pytest.raises(ValueError, match=r"optax's rmsprop keeps its buffer times lr, which is .*lr_in_momentum=True"):
+        theirs.load(known)
+    there = theirs.load(known.at(1).of(tf.rmsprop(lr=0.25, momentum=0.9))).state[2].trace["0.weight"]
+    np.testing.assert_array_equal(there, -0.25 * known.leaves["0.weight"].values["buf"])
+
+
+def test_accumulated_gradients_do_not_cross() -> None:
+    import optax
+
+    params = _params(np.float32)
+    run = Jax(params, optax.MultiSteps(optax.adam(0.1), 2))
+    run.step(_grads(0, np.float32))
+    with pytest.raises(ValueError, match="MultiSteps is accumulating gradients, which would be lost"):
+        run.snapshot(tf.adam())
+    run.step(_grads(1, np.float32))
+    assert run.snapshot(tf.adam()).updates == 1
+    outside = optax.chain(optax.scale_by_schedule(lambda n: 1.0), run_of_two())
+    with pytest.raises(ValueError, match="ScaleByScheduleState stands outside of MultiSteps and counts gradients"):
+        Jax(params, outside).snapshot(tf.adam())
+
+
+def run_of_two() -> Any:
+    import optax
+
+    return optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation()

@@ -1,0 +1,376 @@
+"""State that crosses from one library to another: a neutral form of it, and what renames and transposes it.
+
+A `Snapshot` is what an optimizer remembers, in the core's words, as numpy arrays.  `trainfn_torch.convert` takes one of
+a torch.optim or trainfn_torch optimizer and loads one; `trainfn_jax.convert` does so with states of optax and of
+trainfn_jax.  In between stands what differs from model to model, which is data:
+
+    {"0.weight": ("layers_0/kernel", (1, 0)), "0.bias": "layers_0/bias"}
+
+says what each leaf is called on the other side and, where its axes stand in another order, which old axis each new one
+is, as in `numpy.transpose`: `(1, 0)` for dense layers, `(2, 3, 1, 0)` for a convolution from OIHW to HWIO.  `inverse`
+turns such a layout around, `patterns` makes one of regular expressions, and `rearranged` applies one to parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, TypeVar
+
+import numpy as np
+
+from trainfn.rule import Definition, Field, Rule
+from trainfn.trace import Array, Graph, Leaf
+from trainfn.tracing import walk_structures
+
+Numbers = np.ndarray[Any, Any]
+Place = str | tuple[str, tuple[int, ...]]
+Layout = Mapping[str, Place] | Callable[[str], Place | None]
+
+# numpy has no bfloat16: such arrays hold its bits, which lose nothing and are moved and saved like any others.
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+
+
+@dataclass(frozen=True, eq=False)
+class LeafState:
+    """What is remembered of one leaf.
+
+    step: updates applied to it; None where a library keeps no count (torch's SGD).
+    shape: the parameter's.
+    values: the rule's fields; none where a leaf was never updated, and has no state yet (in torch).
+    """
+
+    step: int | None
+    shape: tuple[int, ...]
+    values: Mapping[str, Numbers]
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The state of an optimizer, in the core's words.
+
+    rule: whose state it is; of its hyperparameters only those are read on which a state's numbers depend.
+    updates: applied to the whole model, which is what schedules read; None if nothing counts them.
+    leaves: by name; model: fields that belong to the whole model.
+
+    Arrays have the dtype they were stored in, bfloat16 as `BFLOAT16`.  A Scalar is one float32 number, a pair two, high
+    and low.  Making one checks it: each leaf has the rule's fields, in their shapes, or none, and the model all of its.
+    """
+
+    rule: Rule
+    updates: int | None
+    leaves: Mapping[str, LeafState]
+    model: Mapping[str, Numbers]
+
+    def __post_init__(self) -> None:
+        for name, leaf in self.leaves.items():
+            _check(self.rule, name, leaf)
+        if self.leaves:
+            _check_model(self)
+
+    def fields(self, name: str) -> tuple[Field, ...]:
+        """Those of a leaf, in the rule's order; it has values for all of them or for none."""
+        return _fields(self.rule, name, self.leaves[name].shape)
+
+    def renamed(self, layout: Layout, rule: Rule | None = None) -> Snapshot:
+        """The same state under other names, its arrays transposed; the layout must name every leaf.
+
+        A state that is shaped like its parameter follows it.  One that begins as anything else (sums along an axis)
+        says how, in a method `permuted(self, axes)` of its NamedTuple: it returns the state of `p.transpose(axes)`.
+        A rule that asks for names (`partition`) is given again as it asks for the new ones.
+        """
+        leaves = {}
+        for name, (new, axes) in _places(self.leaves, layout).items():
+            leaf = self.leaves[name]
+            if axes is not None:
+                leaf = _permuted(self.rule, name, leaf, axes)
+            leaves[new] = leaf
+        if rule is not None:
+            self.check_rule(rule)
+        return replace(self, leaves=leaves, rule=rule or self.rule)
+
+    def at(self, step: int) -> Snapshot:
+        """The same state, updated `step` times: where nothing counted, or leaves were updated unequally often."""
+        leaves = {name: replace(leaf, step=step) for name, leaf in self.leaves.items()}
+        return replace(self, updates=step, leaves=leaves)
+
+    def cast(self, dtype: str) -> Snapshot:
+        """The same state with its arrays rounded, or widened, to another dtype, such as "float32" or "bfloat16"."""
+        arrays = {f.name for f in self.rule.fields if f.is_array}
+        leaves = {
+            name: replace(leaf, values={k: cast(x, dtype) if k in arrays else x for k, x in leaf.values.items()})
+            for name, leaf in self.leaves.items()
+        }
+        return replace(self, leaves=leaves)
+
+    def of(self, rule: Rule) -> Snapshot:
+        """The same state as another rule's that keeps the same fields: Adam's for AdamW, if that is meant."""
+        return replace(self, rule=rule)
+
+    def check_rule(self, rule: Rule) -> None:
+        """That a state of this rule is one of `rule`: both keep state in the same definitions, in the same order."""
+        theirs, ours = _keepers(self.rule), _keepers(rule)
+        if theirs != ours:
+            raise ValueError(
+                f"the snapshot is a state of {_spell(theirs)}, and this is {_spell(ours)}. If one is meant to go on as "
+                "the other, and keeps the same fields, write snapshot.of(rule)."
+            )
+
+    def count(self) -> int:
+        """The updates of the model, where something counts them."""
+        if self.updates is None:
+            raise ValueError(
+                f"nothing counts the updates in this state of {self.rule.name}, and where it is to go something does: "
+                "say how many there were, snapshot.at(step)."
+            )
+        return self.updates
+
+    def one_count(self) -> int:
+        """The one count of updates that a state in JAX has for the model and all leaves."""
+        count = self.count()
+        others = [f"{name}: {leaf.step}" for name, leaf in self.leaves.items() if leaf.step != count]
+        if others:
+            raise ValueError(
+                f"a state in JAX has one count of updates for all leaves, and this one has {count} for the model, but "
+                f"{listed(others)}. If they may go on from one count, write snapshot.at(step)."
+            )
+        return count
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the snapshot to a file of numpy's (`.npz`), for a process that has the other library."""
+        entries: dict[str, Any] = {"rule": np.array(_spell(_keepers(self.rule)))}
+        entries |= {f"model:{name}": x for name, x in self.model.items()}
+        entries |= {} if self.updates is None else {"updates": np.array(self.updates)}
+        for name, leaf in self.leaves.items():
+            entries[f"shape:{name}"] = np.array(leaf.shape, np.int64)
+            entries |= {} if leaf.step is None else {f"step:{name}": np.array(leaf.step)}
+            entries |= {f"state.{k}:{name}": x for k, x in leaf.values.items()}
+        with open(path, "wb") as file:
+            np.savez(file, **entries)
+
+    @staticmethod
+    def load(path: str | PathLike[str], rule: Rule) -> Snapshot:
+        """Read what `save` wrote of a state of this rule."""
+        with np.load(path, allow_pickle=False) as file:
+            entries = dict(file)
+        saved = str(entries.get("rule", "no optimizer"))
+        if saved != _spell(_keepers(rule)):
+            raise ValueError(f"{path} holds a state of {saved}, and this is {_spell(_keepers(rule))}.")
+        parts: dict[str, dict[str, Any]] = {}
+        for key, x in entries.items():
+            kind, _, name = key.partition(":")
+            parts.setdefault(kind, {})[name] = x
+        steps, fields = parts.get("step", {}), [kind for kind in parts if kind.startswith("state.")]
+        leaves = {
+            name: LeafState(
+                int(steps[name]) if name in steps else None,
+                tuple(map(int, shape)),
+                {kind.removeprefix("state."): parts[kind][name] for kind in fields if name in parts[kind]},
+            )
+            for name, shape in parts.get("shape", {}).items()
+        }
+        updates = int(entries["updates"]) if "updates" in entries else None
+        return Snapshot(rule, updates, leaves, parts.get("model", {}))
+
+
+def _fields(rule: Rule, name: str, shape: tuple[int, ...]) -> tuple[Field, ...]:
+    return tuple(f for f in rule.fields_of(Leaf(name, shape)) if not f.is_of_model)
+
+
+def _check(rule: Rule, name: str, leaf: LeafState) -> None:
+    fields = {f.name: f for f in _fields(rule, name, leaf.shape)}
+    if leaf.values and leaf.values.keys() != fields.keys():
+        raise ValueError(
+            f"leaf {name!r}: its state holds {', '.join(sorted(leaf.values))}, and {rule.name} keeps "
+            f"{', '.join(sorted(fields)) or 'nothing'}: it is a state of another rule, or of other options."
+        )
+    others = rule.state_shapes(Leaf(name, leaf.shape))
+    for k, x in leaf.values.items():
+        due = others.get(k, leaf.shape) if fields[k].is_array else (2,) if fields[k].is_pair else ()
+        if x.shape != due:
+            raise ValueError(
+                f"leaf {name!r} has shape {leaf.shape}, and its state {k} has {x.shape} where {due} is due."
+            )
+
+
+def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> LeafState:
+    """The state of a leaf whose axes are put in another order."""
+    shape = _permuted_shape(f"leaf {name!r}", leaf.shape, axes)
+    values = {**leaf.values}
+    of_leaf = Graph(Leaf(name, leaf.shape))
+    for structure in walk_structures(rule.structure, of_leaf) if leaf.values else ():
+        definition, names = structure.definition, dict(structure.state)
+        permute = getattr(definition.state, "permuted", None)
+        if permute is not None:
+            after = permute(definition.state(**{k: leaf.values.get(full) for k, full in names.items()}), axes)
+            values |= {full: x.copy() for k, full in names.items() if (x := getattr(after, k)) is not None}
+        elif hasattr(definition.state, "init") and rule.state_shapes(Leaf(name, leaf.shape)):
+            raise ValueError(
+                f"leaf {name!r}: {definition.name} does not say how its state follows when the parameter's axes are "
+                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes)."
+            )
+        else:
+            arrays = [names[k] for k, sort in definition.fields.items() if sort is Array and names[k] in values]
+            values |= {k: values[k].transpose(axes).copy() for k in arrays}
+    return LeafState(leaf.step, shape, values)
+
+
+def _check_model(snapshot: Snapshot) -> None:
+    due = {f.name: f for f in fields_of_model(snapshot.rule, (Leaf(n, x.shape) for n, x in snapshot.leaves.items()))}
+    if snapshot.model.keys() != due.keys():
+        raise ValueError(
+            f"the model's state holds {', '.join(sorted(snapshot.model)) or 'nothing'}, and {snapshot.rule.name} keeps "
+            f"{', '.join(sorted(due)) or 'nothing'}: it is a state of another rule, or of other options."
+        )
+    for k, x in snapshot.model.items():
+        shape = (2,) if due[k].is_pair else ()
+        if x.shape != shape:
+            raise ValueError(f"the state {k} of the model has shape {x.shape} where {shape} is due.")
+
+
+def fields_of_model(rule: Rule, leaves: Iterable[Leaf]) -> list[Field]:
+    """The fields of the model that exist with a rule's options."""
+    present = {f for leaf in leaves for f in rule.fields_of(leaf) if f.is_of_model}
+    return [f for f in rule.fields if f in present]
+
+
+def _keepers(rule: Rule) -> list[Definition]:
+    """The definitions in a rule that keep state."""
+    return [structure.definition for structure in walk_structures(rule.structure) if structure.state]
+
+
+def _spell(keepers: Iterable[Definition]) -> str:
+    return " + ".join(definition.name for definition in keepers) or "rules that remember nothing"
+
+
+# -- layouts -----------------------------------------------------------------------------------------------------------
+
+
+def rearranged(arrays: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """Arrays, such as a model's parameters, under a layout's other names and transposed as it says."""
+    there = {}
+    for name, (new, axes) in _places(arrays, layout).items():
+        x = np.asarray(arrays[name])
+        if axes is not None:
+            _permuted_shape(f"leaf {name!r}", x.shape, axes)
+            x = x.transpose(axes).copy()
+        there[new] = x
+    return there
+
+
+def inverse(layout: Mapping[str, Place]) -> dict[str, Place]:
+    """The layout that leads back."""
+    back: dict[str, Place] = {}
+    for name, (new, axes) in _places(layout, layout).items():
+        back[new] = name if axes is None else (name, tuple(map(int, np.argsort(axes))))
+    return back
+
+
+def patterns(*rows: tuple[str, str] | tuple[str, str, tuple[int, ...]]) -> Callable[[str], Place | None]:
+    r"""A layout out of regular expressions: whole old name, new name with its groups, and axes.
+
+        patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
+
+    The first that matches decides.  `{name: layout(name) for name in snapshot.leaves}` writes it out, for `inverse`.
+    """
+
+    def layout(name: str) -> Place | None:
+        for pattern, new, *axes in rows:
+            match = re.fullmatch(pattern, name)
+            if match:
+                return (match.expand(new), *axes) if axes else match.expand(new)  # type: ignore[return-value]
+        return None
+
+    return layout
+
+
+def _places(names: Iterable[str], layout: Layout) -> dict[str, tuple[str, tuple[int, ...] | None]]:
+    """The new name and the axes of each leaf."""
+    names = list(names)
+    given = {name: layout(name) for name in names} if callable(layout) else {**layout}
+    missing = [name for name in names if given.get(name) is None]
+    unknown = [name for name in given if name not in names]
+    if missing or unknown:
+        raise ValueError("the layout does not fit: " + differences("it lacks", missing, "there is no", unknown))
+    places: dict[str, tuple[str, tuple[int, ...] | None]] = {}
+    for name in names:
+        place: Any = given[name]
+        places[name] = (place, None) if isinstance(place, str) else (place[0], tuple(place[1]))
+    _check_unique(places)
+    return places
+
+
+def _check_unique(places: Mapping[str, tuple[str, Any]]) -> None:
+    first: dict[str, str] = {}
+    for name, (new, _) in places.items():
+        if first.setdefault(new, name) != name:
+            raise ValueError(f"the layout calls both {first[new]!r} and {name!r} {new!r}.")
+
+
+def _permuted_shape(what: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    if sorted(axes) != list(range(len(shape))):
+        raise ValueError(f"{what} has shape {shape}, whose axes cannot be put in the order {axes}.")
+    return tuple(shape[axis] for axis in axes)
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
+
+
+def cast(x: Numbers, dtype: str) -> Numbers:
+    """An array in another floating dtype; to and from bfloat16 by way of float32."""
+    if name_of(x) == dtype:
+        return x
+    if x.dtype == BFLOAT16:
+        x = (x["bfloat16"].astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(f"an array of dtype {x.dtype} cannot be cast to {dtype}.")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return _to_bfloat16(x.astype(np.float32)) if dtype == "bfloat16" else x.astype(dtype)
+
+
+def _to_bfloat16(x: Numbers) -> Numbers:
+    """Rounded to nearest, ties to even; a NaN stays one."""
+    bits = x.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
+    return np.where(np.isnan(x), quiet, rounded).astype(np.uint16).view(BFLOAT16)
+
+
+def name_of(x: Numbers) -> str:
+    """The name of an array's dtype."""
+    return "bfloat16" if x.dtype == BFLOAT16 else str(x.dtype)
+
+
+def stored(f: Field, number: float) -> Numbers:
+    """A number as a field keeps it: in float32, with the rest beside it if the field is a pair (of inf: inf)."""
+    with np.errstate(over="ignore"):
+        high = np.float32(number)
+        rest = np.float32(number - float(high)) if np.isfinite(high) else high
+    return np.array([high, rest]) if f.is_pair else np.array(high)
+
+
+def number(x: Numbers) -> float:
+    """What a field that is no array stands for."""
+    return float(np.sum(x, dtype=np.float64))
+
+
+# -- what errors say ---------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def listed(items: Iterable[T], most: int = 8) -> str:
+    """The first of them, and whether there are more."""
+    some = [str(item) for item in items]
+    return ", ".join(some[:most]) + (f" and {len(some) - most} more" if len(some) > most else "")
+
+
+def differences(lacks: str, missing: Iterable[str], has: str, unknown: Iterable[str]) -> str:
+    """Names that only one of two sides has."""
+    return "; ".join(_parts((lacks, list(missing)), (has, list(unknown)))) + "."
+
+
+def _parts(*sides: tuple[str, list[str]]) -> Iterator[str]:
+    return (f"{text} {listed(map(repr, names))}" for text, names in sides if names)
