@@ -7,7 +7,11 @@ from tests.catalogue.row import Row, row
 
 ROWS: tuple[Row, ...] = (
     row(
-        tf.noisy_sgd, lr=1e-2, seed=7, edges={"eta": (0.0,), "gamma": (0.0,), "seed": (0.0, 2.0**32 - 1), "lr": (0.0,)}
+        tf.noisy_sgd,
+        lr=1e-2,
+        seed=7,
+        edges={"eta": (0.0,), "gamma": (0.0,), "seed": (2.0**32 - 1,), "lr": (0.0,)},
+        descent={"lr": 1e-3},
     ),
     Row(
         "adam_noisy",
