@@ -764,8 +764,12 @@ def test_a_leaf_that_was_never_updated() -> None:
     run.step({k: g for k, g in _grads(0, np.float32).items() if k != "0.bias"})
     known = run.snapshot()
     assert known.leaves["0.bias"].values == {}
-    here = Torch(params, _ours_in_torch(RECIPE)).load(known)
-    assert here.params["0.bias"] not in here.optimizer.state
+    for target in (Torch(params, _ours_in_torch(RECIPE)), Torch(params, _torch_adamw)):
+        assert target.load(known).params["0.bias"] not in target.optimizer.state
+    with pytest.raises(
+        ValueError, match=r"leaf '0\.bias' was never updated in the snapshot, and was by this optimizer"
+    ):
+        _train(Torch(params, _torch_adamw), range(1), np.float32).load(known)
     there = _jax(RECIPE, params).load(known.at(1)).snapshot(RECIPE)
     assert not there.leaves["0.bias"].values["m"].any()
     assert there.leaves["0.weight"].values["m"].any()

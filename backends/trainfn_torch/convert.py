@@ -9,6 +9,7 @@ torch.optim's words are those of `trainfn_torch.names`.  `trainfn.convert` says 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +152,11 @@ def load(optimizer: torch.optim.Optimizer, snapshot: Snapshot, names: NamedTenso
             state[entry.key] = values
         elif is_ours:
             state.pop(entry.key, None)
+        elif float(state.get(entry.key, {"step": 0.0}).get("step", 1.0)):  # torch's Adagrad needs what it began with
+            raise ValueError(
+                f"leaf {entry.name!r} was never updated in the snapshot, and was by this optimizer: load into a "
+                "new one."
+            )
     groups = [{**group} for group in saved["param_groups"]]
     if is_ours:
         of_model = {k: torch.tensor(x) for k, x in snapshot.model.items()}
@@ -254,7 +260,7 @@ def _zipped(names: Sequence[str] | None, params: Sequence[torch.Tensor], keys: S
             "parameters, in its order."
         )
     entries = [_Entry(bare(name), p, key) for name, p, key in zip(names, params, keys, strict=True)]
-    twice = sorted({e.name for e in entries if sum(e.name == other.name for other in entries) > 1})
+    twice = [name for name, times in Counter(entry.name for entry in entries).items() if times > 1]
     if twice:
         raise ValueError(f"several parameters are called {listed(twice)}.")
     return entries
