@@ -21,7 +21,7 @@ from trainfn.rule import Field
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Trajectory = list[dict[str, Any]]
-Execution = Callable[[tf.Rule, Arrays, Sequence[Arrays]], Trajectory]
+Execution = Callable[..., Trajectory]  # of a rule, parameters, gradients and perhaps state_dtype
 
 
 def extras(rule: tf.Rule, n: int) -> dict[str, float]:
@@ -33,9 +33,9 @@ def extras(rule: tf.Rule, n: int) -> dict[str, float]:
 # -- numpy ---------------------------------------------------------------------------------------------------------
 
 
-def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
+def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], state_dtype: str | None = None) -> Trajectory:
     """numpy: the meaning."""
-    state = reference.init(rule, params)
+    state = reference.init(rule, params, state_dtype)
     trajectory = []
     for n, g in enumerate(grads):
         updates, state = reference.update(rule, state, g, params, **extras(rule, n))
@@ -72,12 +72,17 @@ def _parts(field: Field, value: Any) -> dict[str, Any]:
 # -- torch ---------------------------------------------------------------------------------------------------------
 
 
-def run_torch(execution: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
+def run_torch(
+    execution: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], state_dtype: str | None = None
+) -> Trajectory:
     """trainfn_torch.Optimizer, as its users hold it."""
+    import torch
+
     import trainfn_torch
 
     tensors = {name: _tensor(p).requires_grad_() for name, p in params.items()}
-    optimizer = trainfn_torch.Optimizer(list(tensors.items()), rule, execution=execution)
+    dtype = getattr(torch, state_dtype) if state_dtype else None
+    optimizer = trainfn_torch.Optimizer(list(tensors.items()), rule, execution=execution, state_dtype=dtype)
     trajectory = []
     for n, g in enumerate(grads):
         for name, p in tensors.items():
@@ -128,14 +133,14 @@ def _array(x: Any) -> Any:
 
 
 @cache
-def _jax_step(how: str, rule: tf.Rule) -> tuple[Any, Any]:
+def _jax_step(how: str, rule: tf.Rule, state_dtype: str | None) -> tuple[Any, Any]:
     """The transformation of a rule and one training step around it, kept so that equal runs compile once."""
     import jax
     import optax
 
     import trainfn_jax
 
-    tx = trainfn_jax.transform(rule)
+    tx = trainfn_jax.transform(rule, state_dtype=state_dtype)
 
     def step(params: Any, state: Any, g: Any, given: Any) -> Any:
         if how == "jit_with_gradient":
@@ -146,13 +151,15 @@ def _jax_step(how: str, rule: tf.Rule) -> tuple[Any, Any]:
     return tx, step if how == "eager" else jax.jit(step)
 
 
-def run_jax(how: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays]) -> Trajectory:
+def run_jax(
+    how: str, rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], state_dtype: str | None = None
+) -> Trajectory:
     """trainfn_jax.transform with optax.apply_updates: eager, jitted, or jitted with a gradient computed inside."""
     import jax
     import jax.numpy as jnp
 
     with jax.enable_x64(any(p.dtype == np.float64 for p in params.values())):
-        tx, step = _jax_step(how, rule)
+        tx, step = _jax_step(how, rule, state_dtype)
         current = {name: jnp.asarray(p) for name, p in params.items()}
         state = tx.init(current)
         trajectory = []

@@ -35,6 +35,7 @@ from trainfn.rules import decoupled_weight_decay as decoupled_weight_decay
 from trainfn.rules import dog as dog
 from trainfn.rules import dowg as dowg
 from trainfn.rules import fromage as fromage
+from trainfn.rules import gradient_noise as gradient_noise
 from trainfn.rules import independent_weight_decay as independent_weight_decay
 from trainfn.rules import lamb as lamb
 from trainfn.rules import laprop as laprop
@@ -44,6 +45,7 @@ from trainfn.rules import mars as mars
 from trainfn.rules import momo as momo
 from trainfn.rules import momo_adam as momo_adam
 from trainfn.rules import nadam as nadam
+from trainfn.rules import noisy_sgd as noisy_sgd
 from trainfn.rules import normalize as normalize
 from trainfn.rules import novograd as novograd
 from trainfn.rules import optimistic_adam as optimistic_adam
@@ -109,6 +111,8 @@ from trainfn.wrappers.freeze import frozen as frozen
 from trainfn.wrappers.freeze import unfreeze as unfreeze
 from trainfn.wrappers.lookahead import lookahead as lookahead
 from trainfn.wrappers.mechanic import mechanic as mechanic
+from trainfn.wrappers.rounding import round_once as round_once
+from trainfn.wrappers.rounding import stochastic_rounding as stochastic_rounding
 from trainfn.wrappers.sam import sam as sam
 from trainfn.wrappers.schedule_free import schedule_free as schedule_free
 from trainfn.wrappers.skip import maximize as maximize

@@ -26,13 +26,16 @@ class Domain:
     high: float = math.inf
     excludes_low: bool = False
     excludes_high: bool = False
+    is_whole: bool = False
 
     def __contains__(self, x: float) -> bool:
         above = x > self.low if self.excludes_low else x >= self.low
         below = x < self.high if self.excludes_high else x <= self.high
-        return above and below
+        return above and below and (x == math.floor(x) if self.is_whole else True)
 
     def __str__(self) -> str:
+        if self.is_whole:
+            return f"a whole number in [{self.low:.0f}, {self.high:.0f})"
         if self.high < math.inf:
             left, right = "(" if self.excludes_low else "[", ")" if self.excludes_high else "]"
             return f"in {left}{self.low:g}, {self.high:g}{right}"
@@ -90,6 +93,8 @@ DOMAINS: Mapping[str, Domain] = {
     "max_ratio": _POSITIVE,
     "max_rms": _POSITIVE,
     "max_value": _POSITIVE,
+    "eta": _NONNEGATIVE,
+    "seed": Domain(0.0, 2.0**32, excludes_high=True, is_whole=True),
 }
 
 

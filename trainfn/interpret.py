@@ -39,7 +39,7 @@ class Call:
     """One leaf's program on its inputs, by name; `values` fills up node by node.
 
     arrays: how the library computes elementwise primitives and reductions for a leaf of this dtype and shape: `meet`
-    takes a scalar or flag, `fill` a scalar, a reduction gives a scalar for the leaf.
+    takes a scalar or flag, `fill` a scalar, `random_*` three, a reduction gives a scalar for the leaf.
     """
 
     program: Program

@@ -12,14 +12,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from trainfn import elementary
+from trainfn import elementary, random
 from trainfn.program import GLOBAL, LEAF, Node, Program, Sort
 from trainfn.trace import Graph, Value, emit
 
 # What a backend's table must provide, by sort of the operands.
 PRIMITIVES: dict[str, tuple[str, ...]] = {
     "scalar": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "floor", "exponent", "pow2", "single"),
-    "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "fill"),
+    "words": ("threefry_0", "threefry_1"),
+    "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "rounded", "fill"),
+    "random": ("random_0", "random_1"),
     "whole": ("axis_sum", "axis_max", "matmul", "transpose"),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),
     "reduction": ("max", "max_abs", "sum_coarse", "sum_fine"),
@@ -78,6 +80,20 @@ def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     return _where(largest < math.inf, high + low, largest)
 
 
+def _uniform_like(graph: Graph, node: Node, seed: Any, *data: Any) -> Value:
+    return random.uniform(_draw(graph, 0, seed, *data))  # type: ignore[no-any-return]
+
+
+def _normal_like(graph: Graph, node: Node, seed: Any, *data: Any) -> Value:
+    return random.normal(*(_draw(graph, i, seed, *data) for i in range(2)))  # type: ignore[no-any-return]
+
+
+def _draw(graph: Graph, word: int, seed: Any, *data: Any) -> Any:
+    high, low = random.folded(seed, *data)
+    stream = graph.input("stream.leaf", Sort.SCALAR)
+    return graph.emit(f"random_{word}", (high.index, low.index, stream.index), Sort.ARRAY)
+
+
 def _is_one(graph: Graph, x: Value) -> bool:
     fill = graph.nodes[x.index]
     return fill.op == "fill" and graph.nodes[fill.args[0]].static == 1.0
@@ -95,6 +111,8 @@ _EXPANSIONS: dict[str, Callable[..., Value]] = {
     "maximum": _maximum,
     "minimum": _minimum,
     "sign": _sign,
+    "uniform_like": _uniform_like,
+    "normal_like": _normal_like,
     "max": _max,
     "sum": _sum,
 }

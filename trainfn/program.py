@@ -63,8 +63,13 @@ LEAF, GLOBAL = "leaf", "global"
 AXIS = frozenset({"axis_sum", "axis_max"})  # along the axis that `static` counts from the last one
 WHOLE = AXIS | {"matmul", "transpose"}
 
-# Operations that round: the ones a flop count counts.
+# Random numbers, one for each element of the leaf, as a rule writes them and as lowered: read Scalars as they are.
+DRAWS = frozenset({"random_0", "random_1"})
+RANDOM = DRAWS | {"uniform_like", "normal_like"}
+
+# What a flop count counts: operations that round, and how many of them random numbers are made by.
 ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
+FLOPS: Mapping[str, int] = {**dict.fromkeys(ARITHMETIC, 1), "uniform_like": 1, "normal_like": 41}
 
 
 def shape_of(
@@ -73,8 +78,10 @@ def shape_of(
     """The shape of a node's value; Scalars, and what they are where they meet arrays, have none: ()."""
     if not node.sort.is_elementwise or node.op == "meet":
         return ()
-    if node.op in ("input", "fill"):
-        return of_input(str(node.static) if node.op == "input" else "p")
+    if node.op == "input":
+        return of_input(str(node.static))
+    if node.op == "fill" or node.op in RANDOM:
+        return of_input("p")
     if node.op in AXIS:
         assert isinstance(node.static, int)
         axis = len(args[0]) + node.static
@@ -153,6 +160,16 @@ class Program:
         """Whether arrays are computed element by element, but for reductions to one number."""
         return not any(node.op in WHOLE for node in self.nodes)
 
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers, which depend on the leaf's name and on where in the leaf an element is."""
+        return any(node.op in RANDOM for node in self.nodes)
+
+    @property
+    def is_rounded_once(self) -> bool:
+        """Whether the update is added to the parameter as it is, so that the sum alone is rounded to its dtype."""
+        return self.nodes[self.output["update"]].op != "stored"
+
     def shapes(self, of_input: Callable[[str], tuple[int, ...]]) -> list[tuple[int, ...]]:
         """The shape of each node's value, from those of inputs."""
         shapes: list[tuple[int, ...]] = []
@@ -212,7 +229,7 @@ class Program:
         )
         reads = tuple(str(self.nodes[i].static) for i in elementwise if self.nodes[i].op == "input")
         writes = tuple(name for name, i in stored.items() if not self._is_unchanged(name, i))
-        flops = sum(self.nodes[i].op in ARITHMETIC for i in elementwise) + sum(
+        flops = sum(FLOPS.get(self.nodes[i].op, 0) for i in elementwise) + sum(
             len(self.nodes[r].args) for r in reductions
         )
         return Phase(scalars, elementwise, reductions, reads, writes, flops)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainfn import random
 from trainfn.elementary import grids
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
@@ -71,6 +72,16 @@ def _single(x: Any) -> Any:
     return rounded.astype(np.float64) if np.ndim(x) else float(rounded)
 
 
+def word(x: Any) -> int:
+    """The word that a number counts as: its whole part in [0, 2**32), and 0 otherwise."""
+    return int(x) if 0.0 <= x < 2.0**32 else 0
+
+
+def _threefry(key: float, key_low: float, x: float, y: float) -> tuple[float, float]:
+    high, low = random.threefry2x32((word(key), word(key_low)), (word(x), word(y)))
+    return float(high), float(low)
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     if isinstance(condition, bool):
         return x if condition else y
@@ -93,6 +104,8 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
+    "threefry_0": lambda *words: _threefry(*words)[0],
+    "threefry_1": lambda *words: _threefry(*words)[1],
     "lt": operator.lt,
     "le": operator.le,
     "eq": operator.eq,
@@ -129,7 +142,7 @@ def compiled(program: Program) -> Callable[[Mapping[str, float]], tuple[float, .
     It computes what walking the program computes, some forty times as fast.
     """
     lowered = lower(program)
-    names: dict[str, Any] = {f"{op}_": SCALARS[op] for op in ("div", "sqrt", "floor", "exponent", "pow2", "single")}
+    names: dict[str, Any] = {f"{op}_": function for op, function in SCALARS.items() if op not in _PYTHON}
     lines = []
     for i, node in enumerate(lowered.nodes):
         if node.op == "const":
@@ -268,7 +281,20 @@ def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Callable[..., Any]
     def fill(x: Any) -> Any:
         return np.full(shape, meet(x), compute)
 
-    return {**_ELEMENTWISE, "meet": meet, "stored": stored, "fill": fill}
+    def random_words(*words: Any) -> Any:
+        key_high, key_low, stream = map(word, words)
+        counter = random.place(np.arange(math.prod(shape)).reshape(shape), stream)
+        return [random.upper_bits(x).astype(compute) for x in random.threefry2x32((key_high, key_low), counter)]
+
+    return {
+        **_ELEMENTWISE,
+        "meet": meet,
+        "stored": stored,
+        "rounded": stored,
+        "fill": fill,
+        "random_0": lambda *words: random_words(*words)[0],
+        "random_1": lambda *words: random_words(*words)[1],
+    }
 
 
 def load(x: Any) -> Any:
@@ -294,7 +320,7 @@ class State:
     count: updates applied to the model.
     model: the rule's ModelScalars by program input name.
     steps: updates applied to each leaf.
-    leaves: the rest of the rule's state, for each leaf by field: arrays in the parameter's dtype; scalars as floats,
+    leaves: the rest of the rule's state, for each leaf by field: arrays in the dtype of `init`; scalars as floats,
         pairs under `field.high` and `field.low`.
     """
 
@@ -304,8 +330,12 @@ class State:
     leaves: Mapping[str, Mapping[str, Any]]
 
 
-def init(rule: Rule, params: Mapping[str, Any]) -> State:
-    """The state before the first update."""
+def init(rule: Rule, params: Mapping[str, Any], state_dtype: Any = None) -> State:
+    """The state before the first update.
+
+    state_dtype: of the state's arrays, float32 or less, whatever the dtype of parameters, float64 ones excepted; by
+        default that of each parameter.
+    """
     _check_model(rule, params)
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in params.items())
     model: dict[str, float] = {}
@@ -314,14 +344,17 @@ def init(rule: Rule, params: Mapping[str, Any]) -> State:
         leaf = Leaf(name, np.shape(p))
         inputs = {"p": load(p), **_hyperparameters(rule, leaf, 0)}
         outputs = run([Call(lower(rule.init_program(leaf)), inputs, arrays(p.dtype, leaf.shape))], TABLE)[0]
-        leaves[name] = _store(rule, leaf, outputs, p.dtype, model)
+        dtype = p.dtype if state_dtype is None or p.dtype == np.float64 else state_dtype
+        leaves[name] = _store(rule, leaf, outputs, {f.name: dtype for f in rule.fields}, model)
     return State(0, model, dict.fromkeys(params, 0), leaves)
 
 
 def update(
     rule: Rule, state: State, grads: Mapping[str, Any], params: Mapping[str, Any], **extras: float
 ) -> tuple[dict[str, Any], State]:
-    """What to add to each parameter, in its dtype, and the next state.
+    """What to add to each parameter, and the next state.
+
+    The update is in the parameter's dtype, or in float32 if the rule wants the sum alone rounded.
 
     `extras` are what the rule declares beyond the gradient, such as `value` for the loss.
     """
@@ -347,8 +380,10 @@ def update(
         model: dict[str, float] = {}
         updates, leaves = {}, {}
         for (name, p), result in zip(params.items(), results, strict=True):
-            updates[name] = result["update"].astype(p.dtype)
-            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
+            is_rounded_once = rule.program(Leaf(name, np.shape(p))).is_rounded_once
+            updates[name] = result["update"].astype(compute_dtype(p.dtype) if is_rounded_once else p.dtype)
+            dtypes = {k: x.dtype for k, x in state.leaves[name].items() if isinstance(x, np.ndarray | np.generic)}
+            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, dtypes, model)
     counted = int(all(result.get("counted", True) for result in results))
     return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 
@@ -377,6 +412,7 @@ def _inputs(rule: Rule, state: State, leaf: Leaf, arrays: Mapping[str, Any]) -> 
         **_hyperparameters(rule, leaf, state.count),
         "step": float(state.steps[leaf.name]),
         "count.leaf": float(leaf.size),
+        "stream.leaf": float(random.stream(leaf.name)),
         **arrays,
     }
 
@@ -413,11 +449,13 @@ def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:
     }
 
 
-def _store(rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], storage: Any, model: dict[str, float]) -> dict[str, Any]:
-    """One leaf's outputs as state; what belongs to the model goes into `model`."""
+def _store(
+    rule: Rule, leaf: Leaf, outputs: Mapping[str, Any], dtypes: Mapping[str, Any], model: dict[str, float]
+) -> dict[str, Any]:
+    """One leaf's outputs as state, arrays in the dtypes given by field; what belongs to the model goes into `model`."""
     kept: dict[str, Any] = {}
     for f in rule.fields_of(leaf):
         for name in f.inputs:
-            value = outputs[name].astype(storage) if f.is_array else float(outputs[name])
+            value = outputs[name].astype(dtypes[f.name]) if f.is_array else float(outputs[name])
             (model if f.is_of_model else kept)[name.removeprefix("state.")] = value
     return kept

@@ -103,6 +103,7 @@ class Graph:
         self.nodes: list[Node] = []
         self.labels: dict[int, str] = {}
         self.gates: list[Flag] = []  # unless all hold, nothing happens
+        self.unrounded: Value | None = None  # the update, where it is added to the parameter as it is
         self.counts: list[Flag] = []  # unless all hold, no counter advances
         self.some = ""  # of which leaves the part that is traced is: "" is all, else those of a rule in a partition
         self.watch: Callable[[], None] | None = None  # called whenever something is computed

@@ -106,6 +106,8 @@ class Traces:
         start = initial.keep(name for name in initial.output if name in update.output)
         other = Graph(leaf, shapes)
         evaluated = _trace_evaluated(self._structures, other)
+        if initial.is_random or evaluated.is_random:
+            raise TraceError("random numbers are drawn by updates: a state begins, and is evaluated, without chance.")
         traced = _Traced(update, start, evaluated, graph.facts | init.facts | other.facts)
         self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
         return traced
@@ -121,13 +123,29 @@ def _trace(structures: tuple[Structure | Choice, ...], graph: Graph) -> Program:
     states: dict[str, Value] = {}
     update = _apply(structures, graph.input("g", Sort.ARRAY), _Place(p, graph.input("step", Sort.SCALAR), states))
     graph.labels.setdefault(update.index, "update")
-    stored = graph.emit("stored", (update.index,), Sort.ARRAY)
-    outputs = {"update": stored, "p": graph.emit("add", (p.index, stored.index), Sort.ARRAY), **states}
+    added = _added(graph, update)
+    outputs = {"update": added, "p": graph.emit("add", (p.index, added.index), Sort.ARRAY), **states}
     _check_of_model(graph, structures, states)
     for name, flags in (("applied", graph.gates), ("counted", graph.counts)):
         if flags:
             outputs[name] = functools.reduce(operator.and_, flags)
     return graph.program(outputs).keep(outputs)
+
+
+def _added(graph: Graph, update: Value) -> Value:
+    """The update as it is added to the parameter: rounded to its dtype, unless the last rule wants it unrounded."""
+    if graph.unrounded is None:
+        return graph.emit("stored", (update.index,), Sort.ARRAY)
+    whole = update
+    while whole.index != graph.unrounded.index:
+        if whole.node.op != "where":  # of an update that happens now and then
+            raise TraceError(
+                "an update that is to be added unrounded was changed: round_once, stochastic_rounding and what else "
+                "calls the verb unrounded stand around all links that change it, as in "
+                "stochastic_rounding(chain(clip_by_global_norm(), adamw()))."
+            )
+        whole = type(whole)(graph, whole.node.args[1])
+    return update
 
 
 def _check_of_model(graph: Graph, structures: Sequence[Structure | Choice], states: Mapping[str, Value]) -> None:

@@ -43,11 +43,15 @@ __all__ = [
     "matmul",
     "maximum",
     "minimum",
+    "normal_like",
     "pi",
+    "rounded",
     "sign",
     "sqrt",
     "square",
     "transpose",
+    "uniform_like",
+    "unrounded",
     "where",
     "zeros_like",
 ]
@@ -214,6 +218,40 @@ def zeros_like(x: Array) -> Array:
     return _full("zeros_like", x, 0.0)
 
 
+# -- chance: functions of whole numbers, the leaf's name and the place in the leaf (`trainfn.random`) ------------------
+
+
+def uniform_like(x: Array, seed: Operand, *data: Operand) -> Any:
+    """An Array of x's shape, uniform in [0, 1), of multiples of 2**-24.
+
+    The same numbers come for the same `seed` and `data`, whole numbers below 2**32, in leaves of the same name, as in
+    uniform_like(g, seed, step): a rule that draws twice in an update adds another number to one of both.
+    """
+    return _random("uniform_like", x, seed, *data)
+
+
+def normal_like(x: Array, seed: Operand, *data: Operand) -> Any:
+    """An Array of x's shape, of standard normal numbers; what they depend on is said at `uniform_like`."""
+    return _random("normal_like", x, seed, *data)
+
+
+# -- low precision ----------------------------------------------------------------------------------------------------
+
+
+def rounded(x: Array) -> Any:
+    """x rounded to the nearest numbers that the parameter's dtype holds: x itself in float32 and float64."""
+    return _expect_array("rounded", x).graph.emit("rounded", (x.index,), Sort.ARRAY)
+
+
+def unrounded(update: Array) -> Any:
+    """`update`, which is added to the parameter as it is.
+
+    Otherwise the update is rounded to the parameter's dtype first, and the sum a second time, as optax does.
+    """
+    _expect_array("unrounded", update).graph.unrounded = update
+    return update
+
+
 # -- gating ------------------------------------------------------------------------------------------------------------
 
 
@@ -263,13 +301,22 @@ def _reduce(verb: str, *arrays: Any) -> Any:
 
 
 def _full(verb: str, x: Any, value: Any) -> Array:
-    graph = _expect_array(verb, x).graph
-    if graph.leaf is not None and graph.shapes[x.index] != graph.leaf.shape:
-        raise TraceError(f"{verb} makes arrays of the leaf's shape: of others write axis_sum(zeros_like(p), axis).")
+    graph = _expect_leafs(verb, x).graph
     number = trace.lift(graph, verb, value)
     if not isinstance(number, trace.Scalar):
         raise TraceError(f"{verb} takes a number to put everywhere, not {number!r}.")
     return graph.emit("fill", (number.index,), Sort.ARRAY)  # type: ignore[return-value]
+
+
+def _random(verb: str, x: Any, *words: Any) -> Any:
+    graph = _expect_leafs(verb, x).graph
+    numbers = [trace.lift(graph, verb, word) for word in words]
+    for number, word in zip(numbers, words, strict=True):
+        if not isinstance(number, trace.Scalar):
+            raise TraceError(f"{verb} takes Scalars and whole numbers to draw by, such as seed and step, not {word!r}.")
+        if number.node.op == "const" and not (0 <= word < 2**32 and word == math.floor(word)):
+            raise TraceError(f"{verb} was given {word!r} to draw by, which is no whole number in [0, 2**32).")
+    return graph.emit(verb, tuple(number.index for number in numbers), Sort.ARRAY)
 
 
 def _along_axis(verb: str, x: Any, axis: int) -> Any:
@@ -277,6 +324,13 @@ def _along_axis(verb: str, x: Any, axis: int) -> Any:
     if isinstance(axis, bool) or not isinstance(axis, int) or not -ndim <= axis < ndim:
         raise TraceError(f"{verb}: axis = {axis!r} must be a whole number in [-{ndim}, {ndim}) for {x!r}.")
     return x.graph.emit(verb, (x.index,), Sort.ARRAY, axis if axis < 0 else axis - ndim)
+
+
+def _expect_leafs(verb: str, x: Any) -> Array:
+    graph = _expect_array(verb, x).graph
+    if graph.leaf is not None and graph.shapes[x.index] != graph.leaf.shape:
+        raise TraceError(f"{verb} makes arrays of the leaf's shape: of others write axis_sum(zeros_like(p), axis).")
+    return x  # type: ignore[no-any-return]
 
 
 def _expect_matrix(verb: str, x: Any) -> None:

@@ -23,6 +23,7 @@ from trainfn_jax.optimizers import lars as lars
 from trainfn_jax.optimizers import lion as lion
 from trainfn_jax.optimizers import nadam as nadam
 from trainfn_jax.optimizers import nadamw as nadamw
+from trainfn_jax.optimizers import noisy_sgd as noisy_sgd
 from trainfn_jax.optimizers import novograd as novograd
 from trainfn_jax.optimizers import optimistic_adam_v2 as optimistic_adam_v2
 from trainfn_jax.optimizers import optimistic_gradient_descent as optimistic_gradient_descent
@@ -81,6 +82,7 @@ __all__ = [
     "nadam",
     "nadamw",
     "named_leaves",
+    "noisy_sgd",
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",

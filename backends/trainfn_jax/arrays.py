@@ -8,6 +8,7 @@ by the default platform; no GPU was there to prove it on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainfn import random
 from trainfn.interpret import Call
 from trainfn.trace import Leaf
 from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, pin
-from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
+from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow, once, word
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -63,6 +65,11 @@ def load(x: Any, compute: Any) -> Any:
     return flush(wide) if _keeps_subnormals() else wide
 
 
+def widened(x: Any) -> Any:
+    """An array of 16 bits in float32."""
+    return lax.convert_element_type(x, FLOAT32) if x.dtype.itemsize == 2 else x
+
+
 def round_to(x: Any, storage: Any) -> Any:
     """A computed array in its storage dtype, rounded even if XLA could carry on without."""
     if np.issubdtype(storage, np.complexfloating):
@@ -88,21 +95,23 @@ class Meetings:
 
 
 def table(
-    storage: Any, compute: Any, meetings: Meetings, whole: tuple[int, ...] | None = None
+    storage: Any, of_p: Any, compute: Any, meetings: Meetings, whole: tuple[int, ...] | None = None
 ) -> dict[str, Callable[..., Any]]:
-    """How a leaf stored as `storage` computes; numbers stay numbers until an array meets them.
+    """How a leaf computes whose update is stored as `storage`; numbers stay numbers until an array meets them.
 
+    `of_p` is its parameter's dtype.
     `whole` is the leaf's shape for programs that do not compute element by element only.
     """
 
     def meet(x: Any) -> Any:
         return meetings(x, compute)
 
-    def stored(x: Any) -> Any:
+    def stored(storage: Any, x: Any) -> Any:
         return lax.convert_element_type(round_to(x, storage), compute)
 
     operations = _ELEMENTWISE_ON_GPU if _keeps_subnormals() else _ELEMENTWISE
-    elementwise = {**operations, "meet": meet, "stored": stored, "fill": meet}
+    roundings = {"stored": functools.partial(stored, storage), "rounded": functools.partial(stored, of_p)}
+    elementwise: dict[str, Callable[..., Any]] = {**operations, **roundings, "meet": meet, "fill": meet}
     if whole is None:
         return elementwise
     return {
@@ -195,6 +204,37 @@ _ELEMENTWISE_ON_GPU: Mapping[str, Callable[..., Any]] = {
     "sqrt": _through_float64(lax.sqrt),
     "held": pin,  # XLA's GPU code makes loops first: p + u would be another one
 }
+
+
+# -- random numbers ----------------------------------------------------------------------------------------------------
+
+
+def draws(like: Any) -> dict[str, Callable[..., Any]]:
+    """The random whole numbers below 2**24 of a leaf, which is whole, its shards being the compiler's affair."""
+    # By identity of what they are drawn by, which is kept.  Moments and updates that read them would each encrypt anew,
+    # which takes the compiler longer than all else: hence `once`.
+    known: dict[tuple[int, ...], tuple[Any, Any]] = {}
+
+    def draw(which: int, *words: Any) -> Any:
+        key = tuple(map(id, words))
+        if key not in known:
+            key_high, key_low, stream = map(word, words)
+            high, low = (lax.convert_element_type(x, np.uint32) for x in random.place(_index(like), int(stream)))
+            known[key] = random.threefry2x32((key_high, key_low), (high, low)), words
+        return once(lax.convert_element_type(random.upper_bits(known[key][0][which]), like.dtype))
+
+    return {f"random_{i}": functools.partial(draw, i) for i in range(2)}
+
+
+def _index(like: Any) -> Any:
+    """The place of each element in C order, with the sharding of `like`."""
+    index = lax.full_like(like, 0, dtype=np.int64)
+    stride = 1
+    for axis in reversed(range(like.ndim)):
+        along = lax.broadcasted_iota(np.int64, like.shape, axis, out_sharding=jax.typeof(index).sharding)
+        index = lax.add(index, lax.mul(along, lax.full_like(along, stride)))
+        stride *= like.shape[axis]
+    return index
 
 
 # -- reductions --------------------------------------------------------------------------------------------------------

@@ -167,6 +167,7 @@ lion = optimizer(
     trainfn.lion, LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), KEYWORD, ("weight_decay", 1e-3), ("mask", None)
 )
 sign_sgd = optimizer(trainfn.sign_sgd, LEARNING_RATE)
+noisy_sgd = optimizer(trainfn.noisy_sgd, LEARNING_RATE, ("eta", 0.01), ("gamma", 0.55), ("key", 0))
 signum = optimizer(trainfn.signum, LEARNING_RATE, ("beta", 0.9))
 radam = optimizer(trainfn.radam, LEARNING_RATE, *MOMENTS, KEYWORD, ("threshold", 5.0))
 rmsprop = optimizer(

@@ -24,7 +24,7 @@ from trainfn.trace import Graph, Value
 # Operations that round an array, and those that hand on its bits, from which contraction looks through.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
 _COMPARISONS = frozenset({"lt", "le", "eq"})
-_MOVES = frozenset({"neg", "abs", "where", "stored"})
+_MOVES = frozenset({"neg", "abs", "where", "stored", "rounded"})
 _ROUNDED_LATE = frozenset({"mul", "div", "sqrt"})
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax import Array, lax
 
-from trainfn import reference
+from trainfn import random, reference
 from trainfn.interpret import Table
 from trainfn_jax.primitives import bits, flush, from_bits, opaque, opaque_one, pin
 
@@ -32,17 +32,21 @@ def widen(x: Any) -> Any:
 
 
 def narrow(x: Any, dtype: Any) -> Any:
-    """A Scalar rounded once, and computed once.
+    """A Scalar rounded once, and computed once."""
+    if isinstance(x, float):
+        with np.errstate(over="ignore"):
+            return reference.arrays(dtype, ())["meet"](x)[()]
+    return once(rounded(x, np.dtype(dtype)))
+
+
+def once(x: Any) -> Any:
+    """x, computed once however many read it.
 
     XLA repeats cheap operations in each loop that reads their result.  A division it does not, so that one by 1, which
     changes nothing, keeps hundreds of loops from containing a bias correction each; an optimization_barrier is gone
     by the time loops are made.
     """
-    if isinstance(x, float):
-        with np.errstate(over="ignore"):
-            return reference.arrays(dtype, ())["meet"](x)[()]
-    once = rounded(x, np.dtype(dtype))
-    return lax.div(once, opaque_one(once))
+    return lax.div(x, opaque_one(x))
 
 
 def rounded(x: Any, dtype: Any) -> Any:
@@ -123,6 +127,20 @@ def _single(x: Any) -> Array:
     return lax.convert_element_type(rounded(x, np.dtype(np.float32)), FLOAT64)
 
 
+def word(x: Any) -> Any:
+    """The word that a Scalar counts as, of 32 bits."""
+    if is_known(x):
+        return np.uint32(reference.word(float(x)))
+    is_word = lax.bitwise_and(lax.ge(x, np.float64(0)), lax.lt(x, np.float64(2.0**32)))
+    return lax.convert_element_type(lax.select(is_word, x, lax.full_like(x, 0.0)), np.uint32)
+
+
+def _threefry(*words: Any) -> list[Array]:
+    key_high, key_low, high, low = map(word, words)
+    words_after = random.threefry2x32((key_high, key_low), (high, low))
+    return [once(lax.convert_element_type(x, FLOAT64)) for x in words_after]
+
+
 def _where(condition: Any, x: Any, y: Any) -> Array:
     like = next(v for v in (condition, x, y) if not is_known(v))
     x, y = (
@@ -153,6 +171,8 @@ _TRACED: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
+    "threefry_0": lambda *words: _threefry(*words)[0],
+    "threefry_1": lambda *words: _threefry(*words)[1],
     **CONDITIONS,
     "where": _where,
 }

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainfn import random
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Program
@@ -102,7 +103,8 @@ def step(
     select, select_count = (_selector([r[name] for r in results if name in r]) for name in ("applied", "counted"))
     updates, states, model = [], [], dict(of_model)
     for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
-        u = arrays.stored_as(result["update"], x.g)
+        is_rounded_once = recipe.rule.program(spec.leaf).is_rounded_once
+        u = arrays.stored_as(result["update"], arrays.widened(x.g) if is_rounded_once else x.g)
         updates.append(select(u, jnp.full_like(u, -0.0)))
         fields = recipe.rule.fields_of(spec.leaf)
         states.append(
@@ -126,6 +128,7 @@ def _call(
     inputs = {
         **shared,
         **settings.inputs(recipe.settings[spec.setting]),
+        "stream.leaf": settings.number(float(random.stream(spec.leaf.name))),
         "g": g,
         **({} if x.p is None else {"p": arrays.load(x.p, compute)}),
         **{f"state.{k}": arrays.load(s, compute) for k, s in x.state.items() if fields[k].is_array},
@@ -133,8 +136,10 @@ def _call(
     }
     program = update_program(recipe.rule, spec.leaf)
     whole = None if program.is_elementwise else spec.leaf.shape
-    table = arrays.table(arrays.real_dtype(x.g.dtype), compute, meetings, whole)
+    of_g, of_p = (arrays.real_dtype(a.dtype) for a in (x.g, x.g if x.p is None else x.p))
+    table = arrays.table(of_g, of_p, compute, meetings, whole)
     call = Call(program, inputs, table)
+    table.update(arrays.draws(g))
     table.update(arrays.Reductions(call, g, meetings, spec.axes).table)
     return call
 

@@ -31,16 +31,21 @@ from trainfn_jax.state import state_class
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, loaded_scalars, step, stored_scalar, update_program
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
+Rename = Callable[[str], str]
+_SMALL = tuple(map(np.dtype, (np.float32, jnp.bfloat16, np.float16)))  # whose state may have another dtype
 
 
-def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTransformationExtraArgs:
+def transform(
+    rule: Rule, axis_name: AxisName | None = None, rename: Rename = str, state_dtype: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The rule as a gradient transformation of optax, for flax, `optax.chain` and all that takes one.
 
     Hyperparameters may be numbers, schedules, leaf functions (a leaf's name is its path, as in `layers/0/kernel`), or
     0-d arrays, traced or not; float32 arrays are widened as they are.  The state is described in `trainfn_jax.state`.
     Gradients and parameters are float32, bfloat16, float16 or, with jax_enable_x64, float64; complex ones are taken
-    as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype, state
-    the parameter's.
+    as pairs of real numbers, as by torch - where optax uses |g|^2 for both.  Updates have the gradient's dtype.  The
+    state's arrays have the parameter's, or `state_dtype`, such as jnp.float32 for parameters in bfloat16, which is for
+    real parameters of at most 32 bits.
 
     Leaves may be sharded, and reductions see them whole, wherever the compiler knows of it.  Inside `jax.shard_map` and
     `pmap` it does not: there `axis_name` says along which mesh axes leaves are shards, for all (`"x"`, `("x", "y")`)
@@ -48,6 +53,10 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
     and the bits do not depend on shards.  A leaf that is the same on all devices has no such axis: (), which also
     says that each device has a model of its own.  Without `axis_name` a rule with reductions refuses gradients that
     `shard_map` knows to vary; with check_vma=False, and in pmap, nobody can know, and it takes each device's alone.
+    Rules that draw random numbers, or work along axes, want leaves whole, or sharded by the compiler.
+
+    `rename` gives leaves other names than their paths: those by which functions of the leaf know them, and by which
+    random numbers are drawn.  With the names that a model has in another framework, it draws the same numbers.
 
     A skipped update (`skip_if_not_finite`) is -0.0 everywhere, which changes no number it is added to, and leaves the
     state and its count as they were.
@@ -56,23 +65,27 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
         raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
+    if state_dtype is not None and np.dtype(state_dtype) not in _SMALL:
+        raise TypeError(f"state_dtype = {state_dtype!r} must be float32, bfloat16, float16, or None.")
     for name, value in rule.hyper.items():
+        if isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            raise TypeError(f"{rule.name}: {name} is a key of jax.random's; a seed here is a whole number below 2**32.")
         if isinstance(value, Array) and not isinstance(value, jax.core.Tracer):
             hyperparameters.check(rule.name, name, np.asarray(value))  # what is traced nobody knows yet
     return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, rule), functools.partial(_update, rule, axis_name)
+        functools.partial(_init, rule, rename, state_dtype), functools.partial(_update, rule, axis_name, rename)
     )
 
 
 # -- init --------------------------------------------------------------------------------------------------------------
 
 
-def _init(rule: Rule, params: Any) -> Any:
+def _init(rule: Rule, rename: Rename, state_dtype: Any, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    named = list(zip(trees.names(params), values, strict=True))
+    named = list(zip(map(rename, trees.names(params)), values, strict=True))
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
-    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
+    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p), state_dtype) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
@@ -84,7 +97,7 @@ def _init(rule: Rule, params: Any) -> Any:
 
 
 @in_float64
-def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
+def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any], state_dtype: Any) -> dict[str, Any]:
     """One leaf's state before the first update, by trainfn's field names."""
     trees.check_floating(name, "a parameter", dtype)
     leaf = arrays.leaf(name, np.shape(p), dtype)
@@ -99,11 +112,13 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
         inputs["p"] = arrays.load(held(jnp.asarray(p, dtype)), compute)
     whole = None if program.is_elementwise else leaf.shape
-    table = arrays.table(arrays.real_dtype(dtype), compute, arrays.Meetings(), whole)
+    storage = arrays.real_dtype(dtype)
+    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
     outputs = run([Call(program, inputs, table)], TABLE)[0]
-    like = p if isinstance(p, Array) else jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
+    kept = dtype if state_dtype is None or dtype not in _SMALL else np.dtype(state_dtype)
+    like = _like(p, kept)
     others = {
-        name: jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+        name: jax.ShapeDtypeStruct(shape, kept)  # type: ignore[no-untyped-call]
         for name, shape in rule.state_shapes(leaf).items()
     }
     state = {}
@@ -113,13 +128,20 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[s
     return state
 
 
+def _like(p: Any, dtype: np.dtype[Any]) -> Any:
+    """Something of the shape and sharding of p."""
+    if isinstance(p, Array):
+        return p if p.dtype == dtype else p.astype(dtype)
+    return jax.ShapeDtypeStruct(np.shape(p), dtype)  # type: ignore[no-untyped-call]
+
+
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-def eval_params(rule: Rule, state: Any, params: Any) -> Any:
+def eval_params(rule: Rule, state: Any, params: Any, rename: Rename = str) -> Any:
     """The parameters to evaluate: an average that the rule keeps, or those that are trained.
 
-    state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it.
+    state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it; `rename` is transform's.
     """
     _check_state(rule, state)
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
@@ -127,7 +149,7 @@ def eval_params(rule: Rule, state: Any, params: Any) -> Any:
     given = dict(zip(rule.fields, state[1:], strict=True))
     of_model = {f.name: x for f, x in given.items() if f.is_of_model}
     by_leaf = {f.name: at(f"state.{f.name}", tree) for f, tree in given.items() if not f.is_of_model}
-    for i, (name, p) in enumerate(zip(trees.names(params), values, strict=True)):
+    for i, (name, p) in enumerate(zip(map(rename, trees.names(params)), values, strict=True)):
         if p is not None:
             own = of_model | {k: xs[i] for k, xs in by_leaf.items()}
             values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, state.count)
@@ -154,7 +176,8 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
     }
     program = with_pins(lower(rule.eval_program(leaf)))
     whole = None if program.is_elementwise else leaf.shape
-    table = arrays.table(arrays.real_dtype(p.dtype), compute, arrays.Meetings(), whole)
+    storage = arrays.real_dtype(p.dtype)
+    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
     return arrays.stored_as(run([Call(program, inputs, table)], TABLE)[0]["p"], p)
 
 
@@ -162,11 +185,17 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
 
 
 def _update(
-    rule: Rule, axis_name: AxisName | None, updates: Any, state: Any, params: Any = None, **extra_args: Any
+    rule: Rule,
+    axis_name: AxisName | None,
+    rename: Rename,
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    **extra_args: Any,
 ) -> tuple[Any, Any]:
     _check_state(rule, state)
     gradients, treedef = jax.tree.flatten(updates, is_leaf=trees.is_none)
-    names = trees.names(updates)
+    names = list(map(rename, trees.names(updates)))
     at = functools.partial(trees.aligned, like=updates, treedef=treedef)
     p = None if params is None else at("the parameters", params)
     fields = dict(
@@ -217,10 +246,11 @@ def _recipe(
 def _axes(rule: Rule, axis_name: AxisName | None, leaf: Leaf, g: Any) -> tuple[str, ...]:
     """The mesh axes that the leaf's reductions go over; none if it has no reductions."""
     program = update_program(rule, leaf)
-    if not program.is_elementwise and (axis_name or _varying_axes(g)):
+    if (program.is_random or not program.is_elementwise) and (axis_name or _varying_axes(g)):
+        what = "draws random numbers for" if program.is_random else "works along the axes of"
         raise ValueError(
-            f"leaf {leaf.name!r} is a shard, and {rule.name} works along the axes of whole arrays: call the update "
-            "outside of shard_map, where the compiler shards it."
+            f"leaf {leaf.name!r} is a shard, and {rule.name} {what} whole arrays: call the update outside of "
+            "shard_map, where the compiler shards it."
         )
     if not program.has_reductions:
         return ()

@@ -22,6 +22,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "init_step": ("start", "start_value"),
     "beta": ("b1",),
     "max_learning_rate": ("lr",),
+    "key": ("seed",),
 }
 
 # State fields, by rule of trainfn's: its word -> optax's.

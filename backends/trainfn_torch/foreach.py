@@ -28,6 +28,7 @@ from trainfn_torch.single import (
     both,
     compute_dtype,
     count,
+    draw,
     flush,
     holds,
     scalar_inputs,
@@ -170,6 +171,10 @@ def _sqrt(xs: list[torch.Tensor]) -> Any:
     return torch._foreach_sqrt(xs) if xs[0].device.type == "cuda" else [exact_sqrt(x) for x in xs]
 
 
+def _draw(which: int, bundle: Sequence[LeafUpdate], *words: Any) -> list[torch.Tensor]:
+    return [draw(which, leaf.p, *words) for leaf in bundle]
+
+
 def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
     """How torch computes a program's operations on these leaves."""
     storage, device = bundle[0].p.dtype, bundle[0].p.device
@@ -214,11 +219,13 @@ def _arrays(bundle: Sequence[LeafUpdate]) -> dict[str, Callable[..., Any]]:
         "abs": torch._foreach_abs,
         **{op: partial(_each, function, compute) for op, function in CONDITIONS.items()},
         "where": partial(_where, compute),
+        "stored": stored,
+        "rounded": stored,
     }
     return {
         **{op: of_lists(operation) for op, operation in operations.items()},
         **{op: partial(reduction, op) for op in REDUCTIONS},
+        **{f"random_{i}": partial(_draw, i, bundle) for i in range(2)},
         "meet": meet,
-        "stored": stored,
         "fill": fill,
     }

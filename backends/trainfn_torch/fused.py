@@ -92,7 +92,13 @@ def refusal(leaf: LeafUpdate) -> str | None:
     """Why the kernels do not take this leaf; None if they do."""
     if not leaf.program.is_elementwise:
         return "its program works along axes or multiplies matrices"
-    return memory.refusal(leaf, *_state_names(_kept(leaf.program)))
+    return _refusal(leaf, _kept(leaf.program))
+
+
+def _refusal(leaf: LeafUpdate, program: Program) -> str | None:
+    if program.is_random and not leaf.p.is_contiguous():
+        return "its random numbers come in the order of indices, and its elements lie in another in memory"
+    return memory.refusal(leaf, *_state_names(program))
 
 
 # -- programs --------------------------------------------------------------------------------------------------------
@@ -183,7 +189,7 @@ class _Plan:
     def __init__(self, leaves: Sequence[LeafUpdate]) -> None:
         programs = _lowered(leaves)
         for i, leaf in enumerate(leaves):
-            problem = memory.refusal(leaf, *_state_names(programs[i]))
+            problem = _refusal(leaf, programs[i])
             if problem is not None:
                 raise Refused(f"leaf {i} of {len(leaves)}: {problem}")
         self.groups = _make_groups(leaves, programs)

@@ -38,7 +38,7 @@ KEYS_OF_OTHERS = frozenset(
 )
 
 # Arguments of `Optimizer`, which ZeroRedundancyOptimizer also writes into every group.
-ARGUMENTS = ("rule", "execution", "unscales", "fixed")
+ARGUMENTS = ("rule", "execution", "unscales", "fixed", "state_dtype")
 
 # What torch's LRSchedulers leave in a group whose hyperparameters they write.
 MARKS_OF_SCHEDULERS = {"initial_lr": ("lr",), "base_momentum": ("b1", "momentum")}

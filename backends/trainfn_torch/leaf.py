@@ -40,7 +40,8 @@ class LeafUpdate:
     state: the rule's state by core name (`m`, `v`): arrays, and 0-d float32 tensors (2 elements for pairs).
     step: 0-d float32 tensor, updates applied to this leaf.
     hyper: every scalar input of the program but `step` and the counts (hyperparameters, `value`, `grad_scale`,
-        `found_inf`), as Python floats or 0-d tensors.  Leaves of one group share one mapping object.
+        `found_inf`), as Python floats or 0-d tensors.  Leaves of one group share one mapping object; one whose program
+        draws random numbers has its own, with its `stream.leaf`.
     model: names in `state` that belong to the whole model.
     shapes: of those arrays in `state` that are not shaped like p.
     age: leaves of equal age have been updated together since their steps were equal, so that an execution that cannot

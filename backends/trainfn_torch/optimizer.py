@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainfn import random
 from trainfn.hyperparameters import is_leaf_function
 from trainfn.program import Program, Sort
 from trainfn.rule import EXTRAS, Definition, Rule, check_agreement, numbers_of_model
@@ -32,7 +33,7 @@ from trainfn_torch.tensors import is_overlapping, is_sharded, plain, real
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 # Attributes that copies keep beside torch's; `_given` holds parameters, which copies of the state hold too.
-_KEPT = ("execution", "_fixed", "_given", "_step_supports_amp_scaling")
+_KEPT = ("execution", "state_dtype", "_fixed", "_given", "_step_supports_amp_scaling")
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -47,6 +48,8 @@ class Optimizer(torch.optim.Optimizer):
         False the scaler unscales the gradients itself, as some training loops that clip in between insist on.
     fixed: what stands in torch's groups and is decided here when the rule is made (`nesterov`, a momentum of 0), so
         that torch.optim can load this optimizer's states; changing it in a group is an error.
+    state_dtype: of the state's arrays, such as torch.float32 for parameters in bfloat16; None is each parameter's own,
+        as in torch, which complex and float64 ones always have.  A loaded state keeps the dtype it was saved in.
     """
 
     # On the class, because instances lose attributes when torch copies them.
@@ -61,6 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         execution: str | None = None,
         unscales: bool = True,
         fixed: Mapping[str, bool | float] | None = None,
+        state_dtype: torch.dtype | None = None,
     ) -> None:
         if not isinstance(rule, Rule):
             hint = f" Write {rule.name}() for its defaults." if isinstance(rule, Definition) else ""
@@ -70,8 +74,11 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(params, torch.nn.Module):
             raise TypeError("an Optimizer takes parameters, not a module: give it model.named_parameters().")
         executions.check(execution)
+        if state_dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+            raise TypeError(f"state_dtype = {state_dtype!r} must be torch.float32, bfloat16, float16, or None.")
         self.rule = rule
         self.execution = execution
+        self.state_dtype = state_dtype
         self._fixed = dict(fixed or {})
         if not unscales:
             self._step_supports_amp_scaling = False
@@ -375,16 +382,19 @@ class Optimizer(torch.optim.Optimizer):
                 f"{_describe(group, i)} is {'a shard' if is_sharded(p) else 'complex'}, and {self.rule.name} works "
                 "along the axes of whole real tensors: give such parameters another rule, in an optimizer of their own."
             )
+        if program.is_random:
+            _check_named(self.rule, group, i)
         old = self._slots.get(p)
         if old is not None and old.is_still(program, state, hyper):
             return old
         if not state:
-            state.update(states.initial(rule, self._names, leaf, p, hyper))
+            state.update(states.initial(rule, self._names, leaf, p, hyper, self.state_dtype))
         else:
             states.check(rule, self._names, leaf, state, p, _describe(group, i))
             if not isinstance(state.get("step"), torch.Tensor):
                 state["step"] = states.scalar(float(state.get("step", 0.0)), p)
-        return Slot(program, p, state, hyper, self._names, self._model, self.rule.state_shapes(leaf), self.execution)
+        shapes, stream = self.rule.state_shapes(leaf), float(random.stream(leaf.name))
+        return Slot(program, p, state, hyper, self._names, self._model, shapes, stream, self.execution)
 
     # -- saving, copying ----------------------------------------------------------------------------------------------
 
@@ -509,6 +519,15 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
         raise ValueError(
             f"{where} is a lazy conjugate or negative of other memory, of which only a copy could be updated. Give "
             "p.resolve_conj().resolve_neg()."
+        )
+
+
+def _check_named(rule: Rule, group: Mapping[str, Any], i: int) -> None:
+    """Random numbers depend on the parameter's name."""
+    if not group.get("param_names"):
+        raise ValueError(
+            f"{rule.name} draws random numbers by the parameters' names, and {_describe(group, i)} has none: give the "
+            "optimizer model.named_parameters(), or a group's param_names."
         )
 
 

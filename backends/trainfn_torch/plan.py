@@ -7,6 +7,7 @@ anew only if some object is another one.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, count
@@ -39,13 +40,14 @@ class Slot:
         names: Names,
         model: Mapping[str, torch.Tensor],
         shapes: Mapping[str, tuple[int, ...]],
+        stream: float,
         preferred: str | None,
     ) -> None:
         self.p, self.program, self.state, self.hyper = p, program, state, hyper
         self.is_plain = is_plain(p) and not p.is_complex()
         self.is_sharded = is_sharded(p)
-        # Without reductions a shard is updated as any tensor is; with them the execution must know that it is one.
-        self._is_shown = self.is_sharded and program.has_reductions
+        # A shard is updated as any tensor is, unless the execution must know of which whole it is one.
+        self._is_shown = self.is_sharded and (program.has_reductions or program.is_random)
         assert p.grad is not None
         kept = {name.removesuffix(".high") for name in program.output}
         shared = {name: x for name, x in model.items() if f"state.{name}" in kept}
@@ -56,7 +58,7 @@ class Slot:
             g=self.gradient(p.grad),
             state={**own, **shared},
             step=state["step"],
-            hyper=hyper,
+            hyper=ChainMap({"stream.leaf": stream}, hyper) if program.is_random else hyper,
             model=frozenset(shared),
             shapes=shapes,
         )

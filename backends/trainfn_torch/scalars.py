@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from trainfn import reference
+from trainfn import random, reference
 from trainfn.interpret import Call, Table, evaluate_scalars, run
 from trainfn.lowering import lower
 from trainfn_torch.tensors import has_numbers, is_plain, is_sharded
@@ -67,6 +67,18 @@ def _floor(x: torch.Tensor) -> torch.Tensor:
     return torch.floor(x) + 0.0  # of -0.0 it is 0.0, as in Python
 
 
+def word(x: Any) -> Any:
+    """The word that a Scalar counts as: of 64 bits on a device."""
+    if is_host(x):
+        return reference.word(x)
+    return torch.where((x >= 0.0) & (x < 2.0**32), x, 0.0).to(torch.int64)
+
+
+def _threefry(*words: torch.Tensor) -> list[torch.Tensor]:
+    key_high, key_low, high, low = map(word, words)
+    return [x.to(torch.float64) for x in random.threefry2x32((key_high, key_low), (high, low))]
+
+
 def exact_sqrt(x: torch.Tensor) -> torch.Tensor:
     """The square root, correctly rounded, of scalars and arrays: on the CPU numpy's, because torch's is not."""
     memory = _memory(x) if x.device.type == "cpu" and is_plain(x) else None
@@ -110,6 +122,8 @@ _ON_DEVICE: Mapping[str, Callable[..., Any]] = {
     "exponent": _exponent,
     "pow2": _pow2,
     "single": _single,
+    "threefry_0": lambda *words: _threefry(*words)[0],
+    "threefry_1": lambda *words: _threefry(*words)[1],
     **CONDITIONS,
     "where": _where,
 }

@@ -18,14 +18,15 @@ from typing import Any, cast
 
 import torch
 
+from trainfn import random
 from trainfn.elementary import grids
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn.reference import FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
-from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on
-from trainfn_torch.tensors import has_numbers, plain, reduce_over_mesh
+from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on, word
+from trainfn_torch.tensors import has_numbers, places, plain, reduce_over_mesh
 
 
 def accepts(leaf: LeafUpdate) -> bool:
@@ -223,6 +224,13 @@ def _axis_max(axis: int, x: torch.Tensor) -> torch.Tensor:
     return x.amax(axis, keepdim=True) + 0.0  # of -0.0 it is 0.0
 
 
+def draw(which: int, leaf: torch.Tensor, *words: Any) -> torch.Tensor:
+    """A random whole number below 2**24 for each element of a leaf, in the dtype of its arithmetic."""
+    key_high, key_low, stream = (word(x if is_host(x) else on(plain(leaf).device, x)) for x in words)
+    drawn = random.threefry2x32((key_high, key_low), random.place(places(leaf), stream))[which]
+    return cast(torch.Tensor, random.upper_bits(drawn).to(compute_dtype(leaf.dtype)))
+
+
 _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
@@ -256,4 +264,5 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
         return meet(x).expand(p.shape)
 
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
-    return {**_ELEMENTWISE, **reductions, "meet": meet, "stored": stored, "fill": fill}
+    draws = {f"random_{i}": partial(draw, i, leaf) for i in range(2)}
+    return {**_ELEMENTWISE, **reductions, **draws, "meet": meet, "stored": stored, "rounded": stored, "fill": fill}

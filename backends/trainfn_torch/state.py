@@ -25,17 +25,22 @@ from trainfn_torch.tensors import plain, real
 UPDATES = "updates"
 
 
-def initial(rule: Rule, names: Names, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def initial(
+    rule: Rule, names: Names, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
     """The state of one parameter before its first update, by torch's names, `step` first as in torch."""
+    dtype = p.dtype if dtype is None or p.is_complex() or p.dtype == torch.float64 else dtype
     fields = [f for f in rule.fields_of(leaf) if not f.is_of_model]
     zeros = [f for f in fields if f.is_array and _is_zero(rule, leaf, f)]
     values = _run(rule, leaf, p, hyper, [f for f in fields if f not in zeros])
     state = {"step": scalar(0.0, p)}
     for f in fields:
         if f in zeros:  # memory that the system hands out as zeros is written by nobody before the first step
-            state[names.state[f.name]] = torch.zeros_like(p, requires_grad=False, memory_format=torch.preserve_format)
+            state[names.state[f.name]] = torch.zeros_like(
+                p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format
+            )
         else:
-            state[names.state[f.name]] = _array(values[f.inputs[0]], p) if f.is_array else _number(f, values, p)
+            state[names.state[f.name]] = _array(values[f.inputs[0]], p, dtype) if f.is_array else _number(f, values, p)
     return state
 
 
@@ -63,7 +68,7 @@ def evaluated(
         x = model[f.name] if f.is_of_model else state[names.state[f.name]]
         parts = [widen(plain(real(x)), like=p)] if f.is_array else map(load, x) if f.is_pair else [load(x)]
         inputs |= dict(zip(f.inputs, parts, strict=True))
-    return _array(run([Call(program, inputs, arrays(real(p)))], TABLE)[0]["p"], p)
+    return _array(run([Call(program, inputs, arrays(real(p)))], TABLE)[0]["p"], p, p.dtype)
 
 
 def _is_zero(rule: Rule, leaf: Leaf, f: Field) -> bool:
@@ -85,10 +90,10 @@ def _run(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], fiel
     return run([Call(program, inputs, arrays(real(p)))], TABLE)[0]
 
 
-def _array(value: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+def _array(value: torch.Tensor, p: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if value.shape != real(p).shape:
-        return value.to(p.dtype, copy=True)
-    array = torch.empty_like(p, requires_grad=False, memory_format=torch.preserve_format)
+        return value.to(dtype, copy=True)
+    array = torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     plain(real(array)).copy_(value)
     return array
 

@@ -59,6 +59,36 @@ def placed_like(g: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return g
 
 
+def places(leaf: torch.Tensor) -> torch.Tensor:
+    """For each element its place in C order; of a shard, in the whole tensor."""
+    local = plain(leaf)
+    if not is_sharded(leaf):
+        return torch.arange(local.numel(), device=local.device).reshape(local.shape)
+    place = torch.zeros(local.shape, dtype=torch.int64, device=local.device)
+    stride = 1
+    for axis, first in reversed(list(enumerate(_first_of_shard(leaf)))):
+        along = (first + torch.arange(local.shape[axis], device=local.device)) * stride
+        place += along.reshape(-1, *[1] * (local.ndim - 1 - axis))
+        stride *= leaf.shape[axis]
+    return place
+
+
+def _first_of_shard(leaf: Any) -> list[int]:
+    """The index of this rank's first element: DTensor cuts an axis as torch.chunk does, once for each mesh axis."""
+    first, size = [0] * leaf.ndim, list(leaf.shape)
+    for n, rank, placed in zip(leaf.device_mesh.shape, leaf.device_mesh.get_coordinate(), leaf.placements, strict=True):
+        if not placed.is_replicate():
+            axis = placed.dim % leaf.ndim if placed.is_shard() else None
+            if axis is None or type(placed).__name__ != "Shard":
+                raise TypeError(
+                    f"which part of a DTensor a shard is, is known of Shard and Replicate, not of {placed}."
+                )
+            chunk = -(-size[axis] // n)
+            begin = min(rank * chunk, size[axis])
+            first[axis], size[axis] = first[axis] + begin, min(chunk, size[axis] - begin)
+    return first
+
+
 def is_overlapping(x: torch.Tensor) -> bool:
     """Whether several elements surely share memory, as after `expand`: such a tensor cannot be written."""
     if x.layout is not torch.strided or x.numel() == 0:

@@ -3,13 +3,21 @@
 A family of rules has a file; its `ROWS` are joined here.
 """
 
-from tests.catalogue import adam, chains, classic, norms, sign, wrappers
+from tests.catalogue import adam, chains, classic, noise, norms, sign, wrappers
 from tests.catalogue.row import Namesake as Namesake
 from tests.catalogue.row import Row as Row
 from tests.catalogue.schedules import SCHEDULES as SCHEDULES
 from tests.catalogue.schedules import ScheduleRow as ScheduleRow
 
-ROWS: tuple[Row, ...] = (*classic.ROWS, *adam.ROWS, *sign.ROWS, *norms.ROWS, *chains.ROWS, *wrappers.ROWS)
+ROWS: tuple[Row, ...] = (
+    *classic.ROWS,
+    *adam.ROWS,
+    *sign.ROWS,
+    *norms.ROWS,
+    *noise.ROWS,
+    *chains.ROWS,
+    *wrappers.ROWS,
+)
 BY_NAME = {row.name: row for row in ROWS}
 
 # The rows that every test runs on every execution.  Of the others some are left to `make test-long`

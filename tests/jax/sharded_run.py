@@ -33,6 +33,8 @@ RULES = {
     "clipped": tf.skip_if_not_finite(tf.chain(tf.clip_by_global_norm(0.1), tf.lion(lr=1e-3))),
 }
 
+NOISY = tf.noisy_sgd(lr=1e-2, seed=3)
+
 
 def trained(rule: tf.Rule, placed: Any) -> dict[str, Any]:
     """Parameters and state after three updates, with the arrays `placed` on devices."""
@@ -48,7 +50,7 @@ def trained(rule: tf.Rule, placed: Any) -> dict[str, Any]:
     for n in range(3):
         grads = placed({k: numbers(10 * n + i, s) for i, (k, s) in enumerate(SHAPES.items())})
         text = update.lower(params, state, grads).compile().as_text()
-        gathered = re.findall(r"all-gather[^\n]*f32\[(?:64,48|48)\]", text)
+        gathered = re.findall(r"all-gather[^\n]*\w+\d\[(?:64,48|48)\]", text)
         assert not gathered, f"a whole leaf is gathered: {gathered}"
         params, state = update(params, state, grads)
     for leaf in jax.tree.leaves(state):
@@ -123,14 +125,19 @@ def check_refusal() -> None:
     mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
     g = {"w": np.arange(1, 9, dtype=np.float32)}
 
-    def update(**axis_name: Any) -> Any:
-        tx = trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(0.1), tf.sgd(lr=1.0)), **axis_name)
+    def mapped_update(tx: Any) -> Any:
         return jax.shard_map(
             lambda g: tx.update(g, tx.init(g))[0], mesh=mesh, in_specs=PartitionSpec("x"), out_specs=PartitionSpec("x")
         )(g)["w"]
 
+    def update(**axis_name: Any) -> Any:
+        return mapped_update(trainfn_jax.transform(tf.chain(tf.clip_by_global_norm(0.1), tf.sgd(lr=1.0)), **axis_name))
+
     with pytest.raises(ValueError, match="axis_name='x'"):
         update()
+    for axis_name in (None, "x"):  # of a shard nobody says which part of the leaf it is
+        with pytest.raises(ValueError, match="noisy_sgd draws random numbers for whole arrays"):
+            mapped_update(trainfn_jax.transform(NOISY, axis_name))
     norm = np.linalg.norm(update(axis_name="x"))
     own = np.linalg.norm(update(axis_name=()).reshape(2, 4), axis=1)
     assert abs(norm - 0.1) < 1e-6, norm
@@ -158,7 +165,7 @@ def as_arrays(tree: Any) -> dict[str, Any]:
 def main() -> None:
     devices = jax.devices()
     assert len(devices) == 2
-    for name, rule in RULES.items():
+    for name, rule in {**RULES, "noisy": NOISY}.items():
         expected = trained(rule, lambda tree: jax.tree.map(jax.numpy.asarray, tree))
         for axis_type in (AxisType.Auto, AxisType.Explicit):
             mesh = jax.make_mesh((2,), ("x",), axis_types=(axis_type,))

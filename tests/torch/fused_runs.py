@@ -12,7 +12,7 @@ import torch
 
 import trainfn as tf
 from tests.executions import Arrays, Trajectory, extras
-from trainfn import reference
+from trainfn import random, reference
 from trainfn.rule import resolve
 from trainfn_torch import fused
 from trainfn_torch.leaf import Batch, LeafUpdate
@@ -84,7 +84,8 @@ class Model:
     def hyperparameters(self, name: str, **extras: Any) -> dict[str, Any]:
         leaf = tf.Leaf(name, np.shape(self.params[name]))
         values = resolve(self.rule, leaf)
-        return {k: float(v(float(self.count)) if callable(v) else v) for k, v in values.items()} | extras
+        stream = {"stream.leaf": float(random.stream(name))} if self.rule.program(leaf).is_random else {}
+        return {k: float(v(float(self.count)) if callable(v) else v) for k, v in values.items()} | stream | extras
 
     def step(self, grads: Mapping[str, Any], arrange: Arrange = torch.Tensor.clone, **extras: Any) -> bool:
         """One update; gradients are numpy arrays or tensors."""

@@ -26,6 +26,7 @@ RULES: dict[str, Callable[[], tf.Rule]] = {
     "adamw": lambda: tf.adamw(lr=tf.warmup_cosine(1e-2, 2, 9)),
     "clipped": lambda: tf.skip_if_not_finite(tf.chain(tf.clip_by_global_norm(0.1), tf.lion(lr=1e-3))),
     "of each leaf": lambda: largest_and_norm(),
+    "noisy": lambda: tf.noisy_sgd(lr=1e-2, seed=3),
 }
 
 

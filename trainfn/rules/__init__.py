@@ -35,6 +35,8 @@ from trainfn.rules.mars import mars as mars
 from trainfn.rules.momo import momo as momo
 from trainfn.rules.momo import momo_adam as momo_adam
 from trainfn.rules.nadam import nadam as nadam
+from trainfn.rules.noise import gradient_noise as gradient_noise
+from trainfn.rules.noise import noisy_sgd as noisy_sgd
 from trainfn.rules.normalize import normalize as normalize
 from trainfn.rules.novograd import novograd as novograd
 from trainfn.rules.optimistic import optimistic_adam as optimistic_adam

@@ -65,6 +65,26 @@ INLINE double flush_double(double x) {
     return double_of_bits((u & 0x7ff0000000000000ull) ? u : u & 0x8000000000000000ull);
 }
 
+/* -- random words: Threefry-2x32, as in trainfn/random.py -------------------------------------------------------------- */
+
+typedef struct { u32 x, y; } Words;
+
+#define MIX(n) (w.x += w.y, w.y = (w.y << n | w.y >> (32 - n)) ^ w.x)
+#define INJECT(first, second, block) (w.x += first, w.y += second + block)
+INLINE Words threefry(Words key, Words counter) {
+    const u32 third = key.x ^ key.y ^ 0x1bd11bdau;
+    Words w = {counter.x + key.x, counter.y + key.y};
+    MIX(13), MIX(15), MIX(26), MIX(6), INJECT(key.y, third, 1u);
+    MIX(17), MIX(29), MIX(16), MIX(24), INJECT(third, key.x, 2u);
+    MIX(13), MIX(15), MIX(26), MIX(6), INJECT(key.x, key.y, 3u);
+    MIX(17), MIX(29), MIX(16), MIX(24), INJECT(key.y, third, 4u);
+    MIX(13), MIX(15), MIX(26), MIX(6), INJECT(third, key.x, 5u);
+    return w;
+}
+/* The whole part of a number in [0, 2**32); others, which no word is, count as 0. */
+INLINE u32 word(double x) { return x >= 0.0 && x < 0x1p32 ? (u32)x : 0u; }
+INLINE Words words(double x, double y) { const Words w = {word(x), word(y)}; return w; }
+
 /* -- scalars: float64 in the written order --------------------------------------------------------------------------- */
 
 #define INFINITE double_of_bits(0x7ff0000000000000ull)
@@ -86,6 +106,8 @@ INLINE double s_pow2(double k) {
     return double_of_bits((u64)((i64)held + 1023) << 52);
 }
 INLINE double s_single(double x) { return (double)flush_float(((float)(x))); }
+INLINE double s_threefry_0(double k, double l, double x, double y) { return threefry(words(k, l), words(x, y)).x; }
+INLINE double s_threefry_1(double k, double l, double x, double y) { return threefry(words(k, l), words(x, y)).y; }
 INLINE int s_lt(double x, double y) { return x < y; }
 INLINE int s_le(double x, double y) { return x <= y; }
 INLINE int s_eq(double x, double y) { return x == y; }
@@ -125,6 +147,14 @@ typedef u32 bits;
 
 /* A Scalar as it enters array arithmetic. */
 INLINE real meet(double x) { return flush(REAL_OF(x)); }
+
+/* Whole numbers below 2**24, of the element at `index` of a leaf. */
+INLINE Words words_at(double k, double l, double stream, i64 index) {
+    const Words counter = {word(stream) + (u32)((u64)index >> 32), (u32)index};
+    return threefry(words(k, l), counter);
+}
+INLINE real a_random_0(double k, double l, double stream, i64 i) { return (real)(i32)(words_at(k, l, stream, i).x >> 8); }
+INLINE real a_random_1(double k, double l, double stream, i64 i) { return (real)(i32)(words_at(k, l, stream, i).y >> 8); }
 
 INLINE real a_abs(real x) { return of_bits(bits_of(x) & ~SIGN_BIT); }
 INLINE real a_neg(real x) { return of_bits(bits_of(x) ^ SIGN_BIT); }

@@ -2,8 +2,9 @@
 
 For each level of a program (its scalars, then a pass over the arrays up to the next reductions) two functions are
 printed: `scalars_N`, which evaluates float64 scalars from and into the slots of a row, and `element_N`, which takes
-one element of each array it reads and gives one of each it writes or reduces.  What a primitive is, is said in
-`arithmetic.h`; around the elements `host.h` or `device.h` put a loop.  Nothing here knows any rule.
+one element of each array it reads, and its index where random numbers are drawn, and gives one of each it writes or
+reduces.  What a primitive is, is said in `arithmetic.h`; around the elements `host.h` or `device.h` put a loop.
+Nothing here knows any rule.
 
 A row holds what leaves with the same scalars share: `slots` (float64: counts, hyperparameters, scalar state, results
 of reductions, scalars a later level needs) and `meets` (scalars rounded to the arrays' dtype, where they meet).
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from trainfn.program import Node, Phase, Program, Sort
+from trainfn.program import DRAWS, Node, Phase, Program, Sort
 
 FORMATS: Mapping[str, int] = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
@@ -119,14 +120,14 @@ class Kernel:
 
     @cached_property
     def _kept(self) -> frozenset[int]:
-        """Scalars computed at one level and read at a later one, by a reduction or by whoever takes the outputs."""
+        """Scalars read by elements as they are, at a level later than their own, or by whoever takes the outputs."""
         nodes, levels = self.program.nodes, self.program.levels
         kept = {i for _, i in self.program.outputs if self._is_scalar(i)}
         for i, node in enumerate(nodes):
             for a in node.args:
                 if self._is_scalar(a) and nodes[a].op != "const":
                     is_later = not node.sort.is_elementwise and not node.is_reduction and levels[i] > levels[a]
-                    if is_later or node.is_reduction:
+                    if is_later or _takes_scalars(node):
                         kept.add(a)
         return frozenset(kept)
 
@@ -158,7 +159,7 @@ class Kernel:
     @cached_property
     def has_row_for_each_tensor(self) -> bool:
         """Whether leaves with equal steps and hyperparameters may have different scalars."""
-        return bool(self.scalar_states) or any(not r.is_global for r in self.reductions)
+        return bool(self.scalar_states) or self.program.is_random or any(not r.is_global for r in self.reductions)
 
     def flag_slot(self, name: str) -> int:
         """Slot of the flag `applied` or `counted`; -1 if it always holds."""
@@ -276,7 +277,8 @@ def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
 def _call(prefix: str, node: Node, nodes: tuple[Node, ...]) -> str:
     of_conditions = node.op == "where" and node.sort in (Sort.FLAG, Sort.MASK)
     suffix = ("_flag" if prefix == "s" else "_mask") if of_conditions else ""
-    return f"{prefix}_{node.op}{suffix}({', '.join(_name(a, nodes) for a in node.args)})"
+    arguments = [_name(a, nodes) for a in node.args] + (["index"] if node.op in DRAWS else [])
+    return f"{prefix}_{node.op}{suffix}({', '.join(arguments)})"
 
 
 def _name(index: int, nodes: tuple[Node, ...]) -> str:
@@ -296,19 +298,20 @@ def _literal(value: object) -> str:
 # -- elements --------------------------------------------------------------------------------------------------------
 
 # Operations that pass on bits without looking whether they are those of a subnormal number.
-_MOVES = frozenset({"where", "neg", "abs", "stored"})
+_MOVES = frozenset({"where", "neg", "abs", "stored", "rounded"})
 
 
 def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     """One element: met scalars, grids and loaded values come in, values to be stored and summands go out."""
     nodes = kernel.program.nodes
     parameters = [*(f"{_type(nodes[i])} v{i}" for i in _incoming(kernel, phase))]
-    parameters += [f"double v{i}" for i in _grids(kernel, phase)]
+    parameters += [f"double v{i}" for i in _wide(kernel, phase)]
+    parameters += ["i64 index"] if _has_draws(kernel, phase) else []
     parameters += [f"real *to_{_identifier(name)}" for name in kernel.writes(phase)]
     parameters += [f"{_ACCUMULATORS[r.kind][0]} *to_{r.node}" for r in _reductions_of(kernel, level)]
     yield f"INLINE void element_{level}({', '.join(parameters)}) {{"
     for i in phase.elementwise:
-        if nodes[i].op == "stored":
+        if nodes[i].op in ("stored", "rounded"):
             yield f"    const real v{i} = STORED({kernel.format['p']}, v{nodes[i].args[0]});"
         elif nodes[i].op not in ("input", "meet", "fill"):
             yield f"    const {_type(nodes[i])} v{i} = {_call('a', nodes[i], nodes)};"
@@ -331,11 +334,20 @@ def _incoming(kernel: Kernel, phase: Phase) -> list[int]:
     return [i for i in phase.elementwise if kernel.program.nodes[i].op in ("input", "meet", "fill")]
 
 
-def _grids(kernel: Kernel, phase: Phase) -> list[int]:
-    """Scalars that reductions take as they are."""
+def _wide(kernel: Kernel, phase: Phase) -> list[int]:
+    """Scalars that elements take as they are: the grids of reductions, and what random numbers are drawn by."""
     nodes = kernel.program.nodes
-    arguments = [a for r in phase.reductions for a in nodes[r].args]
+    takers = [nodes[i] for i in (*phase.reductions, *phase.elementwise) if _takes_scalars(nodes[i])]
+    arguments = [a for node in takers for a in node.args]
     return [a for a in dict.fromkeys(arguments) if not nodes[a].sort.is_elementwise]
+
+
+def _takes_scalars(node: Node) -> bool:
+    return node.is_reduction or node.op in DRAWS
+
+
+def _has_draws(kernel: Kernel, phase: Phase) -> bool:
+    return any(kernel.program.nodes[i].op in DRAWS for i in phase.elementwise)
 
 
 def _reductions_of(kernel: Kernel, level: int) -> list[Reduction]:
@@ -393,7 +405,7 @@ def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield from (f"        {line}" for line in _loads(kernel, phase))
     yield from (f"        real new_{_identifier(name)};" for name in writes)
     yield from (f"        {_ACCUMULATORS[r.kind][0]} part_{r.node};" for r in reductions)
-    yield f"        {_call_element(kernel, level, phase)}"
+    yield f"        {_call_element(kernel, level, phase, 'from + i')}"
     for name in writes:
         yield f"        STORE({kernel.format[name]}, {_identifier(name)}, i, new_{_identifier(name)});"
     yield from (f"        {_accumulate(r)}" for r in reductions)
@@ -405,9 +417,10 @@ def _host_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield "}"
 
 
-def _call_element(kernel: Kernel, level: int, phase: Phase) -> str:
+def _call_element(kernel: Kernel, level: int, phase: Phase, index: str) -> str:
     nodes = kernel.program.nodes
-    arguments = [_name(i, nodes) for i in _incoming(kernel, phase) + _grids(kernel, phase)]
+    arguments = [_name(i, nodes) for i in _incoming(kernel, phase) + _wide(kernel, phase)]
+    arguments += [index] if _has_draws(kernel, phase) else []
     arguments += [f"&new_{_identifier(name)}" for name in kernel.writes(phase)]
     arguments += [f"&part_{r.node}" for r in _reductions_of(kernel, level)]
     return f"element_{level}({', '.join(arguments)});"
@@ -433,7 +446,7 @@ def _invariants(kernel: Kernel, phase: Phase) -> Iterator[str]:
             where = f"k[{kernel.meets[nodes[i].args[0]]}]"
             mask = nodes[i].sort is Sort.MASK
             yield f"const {_type(nodes[i])} v{i} = {where}{' != 0' if mask else ''};"
-    for i in _grids(kernel, phase):
+    for i in _wide(kernel, phase):
         if nodes[i].op != "const":
             yield f"const double v{i} = s[{kernel.slots[i]}];"
 
@@ -507,7 +520,7 @@ def _device_pass(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield from (f"            {line}" for line in _loads(kernel, phase, "_4.at", "j"))
     yield from (f"            real new_{_identifier(name)};" for name in writes)
     yield from (f"            {_ACCUMULATORS[r.kind][0]} part_{r.node};" for r in reductions)
-    yield f"            {_call_element(kernel, level, phase)}"
+    yield f"            {_call_element(kernel, level, phase, 'i + j')}"
     for name in writes:
         yield f"            STORE({kernel.format[name]}, {_identifier(name)}_4.at, j, new_{_identifier(name)});"
     for r in reductions:
