@@ -21,7 +21,12 @@ def gradient_noise(step: Any, g: Any, *, eta: Any = 0.01, gamma: Any = 0.55, see
 
 @rule
 def noisy_sgd(step: Any, g: Any, *, lr: Any = 1e-3, eta: Any = 0.01, gamma: Any = 0.55, seed: Any = 0) -> Any:
-    """Gradient descent with `gradient_noise`: p <- p - lr (g + N(0, eta / (1 + step)^gamma))."""
+    """Gradient descent with `gradient_noise` (Neelakantan et al., arXiv:1511.06807v1).
+
+    p <- p - lr (g + N(0, eta / (1 + step)^gamma))
+
+    It has the arguments of optax's noisy_sgd, whose key is the seed, and draws other numbers.
+    """
     return -lr * (g + _noise(step, g, eta, gamma, seed))
 
 
