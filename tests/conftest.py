@@ -60,4 +60,6 @@ def _is_long(item: pytest.Item) -> bool:
     if not isinstance(row, Row) or row.name in FIRST or name not in LONG:
         return False
     executions = LONG[name]
+    if parameters.get("execution") == "torch_foreach" and not row.is_elementwise:
+        return True  # it is single there, and in fused, which is run
     return executions is None or parameters.get("execution") in executions

@@ -1,6 +1,7 @@
 """Each rule against its namesakes in torch.optim, optax and pytorch_optimizer.
 
-float64, 100 steps: the largest difference over the largest displacement since the start is at most 1e-12.
+float64, 100 steps: the largest difference over the largest displacement since the start is at most 1e-12, or, where
+upstream itself computes in less than float64, the `precision` of the row, which says where.
 float32: our error against the float64 run is no larger than upstream's, but for what a fused multiply-add saves:
 upstream computes `momentum * buf + g` and `p - lr * u` with one rounding where compilers contract them, and the same
 bits everywhere forbid that.  Measured, it makes our error at most 1.14 times theirs (sgd with momentum, adam with L2);
@@ -120,7 +121,7 @@ def test_float64(row: Row, library: str) -> None:
         moved = max(moved, float(np.max(np.abs(_flat(a) - _flat(params)))))
         apart = max(apart, float(np.max(np.abs(_flat(a) - _flat(b)))))
     assert moved > 0
-    assert apart <= 1e-12 * moved
+    assert apart <= getattr(row, library).precision * moved
 
 
 @pytest.mark.parametrize(("row", "library"), PAIRS, ids=lambda x: getattr(x, "name", x))

@@ -296,7 +296,8 @@ def _params_and_grads(steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]
 def test_nothing_moves_at_lr_zero_and_gradient_zero(row: Row) -> None:
     params, grads = _params_and_grads(2)
     zeros = [{k: np.zeros_like(g) for k, g in step.items()} for step in grads]
-    for step in run_reference(row.rule(lr=0.0), params, zeros):
+    without_lr = {} if row.hyper.get("lr_in_decay", True) else {"weight_decay": 0.0}  # decays whatever lr is
+    for step in run_reference(row.rule(lr=0.0, **without_lr), params, zeros):
         assert_same_bits(params, {k: step[f"{k}/p"] for k in params}, row.name)
 
 

@@ -168,6 +168,7 @@ def test_optaxs_states(namesake: Namesake) -> None:
             if isinstance(key, jax.tree_util.GetAttrKey)
             and np.issubdtype(x.dtype, np.inexact)
             and key.name not in COUNTS
+            and x.shape != (1,)  # what optax keeps where there is no state
         }
         for state in (theirs, ours)
     )
@@ -190,4 +191,5 @@ def test_optaxs_updates(namesake: Namesake) -> None:
             expected, state = theirs.update(grads, state, params, value=loss(n))
             updates, own = ours.update(grads, own, params, value=loss(n))
             for k in SHAPES:
-                np.testing.assert_allclose(updates[k], expected[k], atol=1e-12, rtol=1e-12, err_msg=namesake.name)
+                off = namesake.precision
+                np.testing.assert_allclose(updates[k], expected[k], atol=off, rtol=off, err_msg=namesake.name)

@@ -9,6 +9,7 @@ from trainfn.rule import rule as rule
 from trainfn.rules import acprop as acprop
 from trainfn.rules import adabelief as adabelief
 from trainfn.rules import adadelta as adadelta
+from trainfn.rules import adafactor as adafactor
 from trainfn.rules import adagrad as adagrad
 from trainfn.rules import adam as adam
 from trainfn.rules import adamax as adamax

@@ -9,6 +9,7 @@ from trainfn_jax.evaluation import evaluate as evaluate
 from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
 from trainfn_jax.optimizers import adabelief as adabelief
 from trainfn_jax.optimizers import adadelta as adadelta
+from trainfn_jax.optimizers import adafactor as adafactor
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamax as adamax
@@ -52,6 +53,7 @@ from trainfn_jax.transform import transform as transform
 __all__ = [
     "adabelief",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",

@@ -215,6 +215,21 @@ polyak_sgd = optimizer(
     ("variant", "sps"),
 )
 adadelta = optimizer(trainfn.adadelta, ("learning_rate", None), ("rho", 0.9), ("eps", 1e-6))
+adafactor = optimizer(
+    trainfn.adafactor,
+    ("learning_rate", None),
+    ("min_dim_size_to_factor", 128),
+    ("decay_rate", 0.8),
+    KEYWORD,
+    ("multiply_by_parameter_scale", True),
+    ("clipping_threshold", 1.0),
+    ("momentum", None),
+    ("weight_decay_rate", None),
+    ("eps", 1e-30),
+    relative_step=False,
+    lr_in_decay=False,
+    largest_axes=True,
+)
 rprop = optimizer(
     trainfn.rprop,
     LEARNING_RATE,

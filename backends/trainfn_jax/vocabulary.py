@@ -22,6 +22,12 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "init_step": ("start", "start_value"),
     "beta": ("b1",),
     "max_learning_rate": ("lr",),
+    "decay_rate": ("decay",),
+    "weight_decay_rate": ("weight_decay",),
+    "clipping_threshold": ("d",),
+    "min_dim_size_to_factor": ("min_size",),
+    "multiply_by_parameter_scale": ("scale_parameter",),
+    "eps": ("eps1",),
 }
 
 # State fields, by rule: trainfn's word -> optax's.
@@ -64,6 +70,7 @@ STATE: Mapping[str, Mapping[str, str]] = {
     },
     "adamax": {"m": "mu", "u": "nu"},
     "adamaxw": {"m": "mu", "u": "nu"},
+    "adafactor": {"rows": "v_row", "columns": "v_col", "m": "ema"},
     "adadelta": {"v": "e_g", "d": "e_x"},
     "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},
     "signum": {"m": "ema"},

@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from trainfn import rules
 from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
@@ -226,6 +228,32 @@ class Adadelta(_Namesake):
         super().__init__(params, _coupled(weight_decay, rules.adadelta(lr=lr, rho=rho, eps=eps)), **options)
 
 
+class Adafactor(_Namesake):
+    """torch.optim.Adafactor: `trainfn.rules.adafactor` with a floor.
+
+    Its groups hold `beta2_decay` and `eps` for torch to read; a step reads `decay`, `eps1` and `eps2`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, Any] = (None, 1e-3),
+        d: Any = 1.0,
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
+        eps1, eps2 = _pair(eps, "eps", "eps1 (None for the precision of the parameters), eps2")
+        if eps1 is None:
+            params = list(params)
+            eps1 = torch.finfo(_first(params).dtype).eps
+        rule = rules.adafactor(
+            lr=lr, decay=-beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay, eps1_is_floor=True
+        )
+        super().__init__(params, rule, fixed={"beta2_decay": beta2_decay, "eps": eps}, **options)  # type: ignore[dict-item]
+
+
 class Rprop(_Namesake):
     """torch.optim.Rprop: `trainfn.rules.rprop`."""
 
@@ -283,6 +311,15 @@ def _coupled(weight_decay: Any, rule: Rule) -> Rule:
 def _decoupled(weight_decay: Any, rule: Rule) -> Rule:
     """The rule before torch's decoupled weight decay."""
     return chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
+
+
+def _first(params: Any) -> torch.Tensor:
+    """The first parameter, of all the ways to give them: as torch takes a whole model's precision from it."""
+    first = params[0]
+    if isinstance(first, dict):
+        return _first(list(first["params"]))
+    tensor: torch.Tensor = first[1] if isinstance(first, tuple) else first
+    return tensor
 
 
 def _pair(values: Any, name: str = "betas", what: str = "b1, b2") -> tuple[Any, Any]:

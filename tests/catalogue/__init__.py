@@ -3,14 +3,15 @@
 A family of rules has a file; its `ROWS` are joined here.
 """
 
-from tests.catalogue import adam, chains, classic, norms, sign
+from tests.catalogue import adam, chains, classic, matrices, norms, sign
 from tests.catalogue.row import Namesake as Namesake
 from tests.catalogue.row import Row as Row
 from tests.catalogue.schedules import SCHEDULES as SCHEDULES
 from tests.catalogue.schedules import ScheduleRow as ScheduleRow
 
-ROWS: tuple[Row, ...] = (*classic.ROWS, *adam.ROWS, *sign.ROWS, *norms.ROWS, *chains.ROWS)
+ROWS: tuple[Row, ...] = (*classic.ROWS, *adam.ROWS, *sign.ROWS, *norms.ROWS, *matrices.ROWS, *chains.ROWS)
 BY_NAME = {row.name: row for row in ROWS}
+ELEMENTWISE = tuple(row for row in ROWS if row.is_elementwise)
 
 # The rows that every test runs on every execution.  Of the others some are left to `make test-long`
 # (`tests/conftest.py`), because each is half a minute.

@@ -21,6 +21,7 @@ class Namesake:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # optax links to chain in front
     around: tuple[str, Mapping[str, Any]] | None = None  # an optax wrapper
+    precision: float = 1e-12  # in float64, relative to how far parameters moved; more where upstream computes in less
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Row:
     peer: Namesake | None = None
     edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hyper: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether no leaf of two axes makes it work along them: what is left to the `single` execution in torch."""
+        return self.rule().program(tf.Leaf("w", (6, 5))).is_elementwise
 
     def rule(self, **changes: Any) -> tf.Rule:
         """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""

@@ -3,6 +3,7 @@
 from trainfn.rules.adabelief import acprop as acprop
 from trainfn.rules.adabelief import adabelief as adabelief
 from trainfn.rules.adadelta import adadelta as adadelta
+from trainfn.rules.adafactor import adafactor as adafactor
 from trainfn.rules.adagrad import adagrad as adagrad
 from trainfn.rules.adam import adam as adam
 from trainfn.rules.adam import adamw as adamw

@@ -32,11 +32,15 @@ def clip_by_rms(g: Any, *, max_rms: Any = 1.0) -> Any:
 
     After a rule it is the update clipping of Adafactor (Shazeer & Stern, arXiv:1804.04235v1, section 6).
     """
-    size = leaf_sum(full_like(g, 1.0))  # of all shards
-    return g / maximum(leaf_norm(g) / sqrt(size) / max_rms, 1.0)
+    return g / maximum(rms(g) / max_rms, 1.0)
 
 
 @rule
 def clip_by_value(g: Any, *, max_value: Any = 1.0) -> Any:
     """Each element of g clipped to [-max_value, max_value]; NaN stays NaN."""
     return verbs.clip(g, -max_value, max_value)
+
+
+def rms(x: Any) -> Any:
+    """|x| / sqrt(size) of this leaf, all its shards."""
+    return leaf_norm(x) / sqrt(leaf_sum(full_like(x, 1.0)))

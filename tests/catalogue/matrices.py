@@ -1,0 +1,61 @@
+"""Rules that work along the axes of a leaf, and on matrices."""
+
+from __future__ import annotations
+
+import trainfn as tf
+from tests.catalogue.row import Namesake, Row, row
+
+_T_IN_FLOAT32 = 1e-6  # optax computes t^-decay in float32, whatever the parameters are
+
+ROWS: tuple[Row, ...] = (
+    row(
+        tf.adafactor,
+        lr=0.5,
+        eps1=1e-7,
+        weight_decay=0.1,
+        eps1_is_floor=True,
+        torch=Namesake("Adafactor", {"lr": 0.5, "weight_decay": 0.1, "eps": (1e-7, 1e-3)}),
+        edges={"decay": (0.0,), "eps1": (0.0,), "weight_decay": (0.0,)},
+    ),
+    row(
+        tf.adafactor,
+        "adafactor_optax",
+        lr=0.1,
+        decay=0.7,
+        eps1=1e-6,
+        d=0.5,
+        weight_decay=1e-2,
+        momentum=0.9,
+        relative_step=False,
+        lr_in_decay=False,
+        largest_axes=True,
+        min_size=2,
+        optax=Namesake(
+            "adafactor",
+            {
+                "learning_rate": 0.1,
+                "decay_rate": 0.7,
+                "clipping_threshold": 0.5,
+                "momentum": 0.9,
+                "weight_decay_rate": 1e-2,
+                "eps": 1e-6,
+                "min_dim_size_to_factor": 2,
+            },
+            precision=_T_IN_FLOAT32,
+        ),
+        edges={"momentum": (0.0,), "eps1": (1e-30,)},
+    ),
+    row(
+        tf.adafactor,
+        "adafactor_unfactored",
+        lr=0.1,
+        relative_step=False,
+        scale_parameter=False,
+        largest_axes=True,
+        min_size=128,
+        optax=Namesake(
+            "adafactor", {"learning_rate": 0.1, "multiply_by_parameter_scale": False}, precision=_T_IN_FLOAT32
+        ),
+    ),
+    row(tf.adafactor, "adafactor_paper"),
+)
