@@ -20,7 +20,7 @@ from trainfn.trace import Graph, Value, emit
 PRIMITIVES: dict[str, tuple[str, ...]] = {
     "scalar": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "floor", "exponent", "pow2", "single"),
     "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "fill"),
-    "whole": ("axis_sum", "axis_max", "matmul", "transpose"),
+    "whole": ("axis_sum", "axis_max", "matmul", "matmul_fast", "transpose", "reshape"),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),
     "reduction": ("max", "max_abs", "sum_coarse", "sum_fine"),
 }
