@@ -248,7 +248,7 @@ def test_a_wrapper_must_call_its_inner_rule_once() -> None:
 
     with pytest.raises(tf.TraceError, match="2 times"):
         twice(tf.sgd()).program()
-    with pytest.raises(tf.TraceError, match=r"rule <lambda>: inner takes the gradient alone, .* given 2 values"):
+    with pytest.raises(tf.TraceError, match=r"rule <lambda>: inner takes the gradient, .* given 2 values"):
         tf.rule(lambda inner, g, p: inner(g, p))(tf.sgd()).program()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainfn.program import STATIC, Node, Program, Sort
+from trainfn.program import GLOBAL, STATIC, Node, Program, Sort
 
 LEAVES_DISAGREE = (
     "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a leaf's "
@@ -127,23 +127,33 @@ class _SharedScalars:
 
 
 def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:
-    """Evaluate the reductions that pass `level` ends in; the k-th one over the model is the same one in every leaf."""
-    over_model: list[list[tuple[int, Any]]] = []
+    """Evaluate the reductions that pass `level` ends in; the k-th one over some leaves is the same one in each."""
     for call in calls:
-        parts = []
         for i, node in enumerate(call.program.nodes):
             if node.is_reduction and call.program.levels[i] == level + 1:
                 call.values[i] = call.arrays[node.op](*call.arguments(node))
-                if node.static == "global":
-                    parts.append((i, call.values[i]))
                 call.forget(i)
-        over_model.append(parts)
-    if len({len(parts) for parts in over_model}) > 1:
+    for scope in sorted({scope for call in calls for scope in call.program.scopes}):
+        some = members([call.program for call in calls], scope)
+        _combine([calls[k] for k in some], scope, level, table)
+
+
+def members(programs: Sequence[Program], scope: str) -> list[int]:
+    """The leaves that a reduction over several goes over: all, or those of one rule of a partition."""
+    return [k for k, program in enumerate(programs) if scope == GLOBAL or scope in program.scopes]
+
+
+def _combine(calls: Sequence[Call], scope: str, level: int, table: Table) -> None:
+    which = [
+        [i for i, n in enumerate(call.program.nodes) if n.scope == scope and call.program.levels[i] == level + 1]
+        for call in calls
+    ]
+    if len({len(some) for some in which}) > 1:
         raise ValueError(LEAVES_DISAGREE)
-    for same in zip(*over_model, strict=True):
-        op = calls[0].program.nodes[same[0][0]].op
-        total = table.combine(op, [part for _, part in same])
-        for call, (i, _) in zip(calls, same, strict=True):
+    for same in zip(*which, strict=True):
+        op = calls[0].program.nodes[same[0]].op
+        total = table.combine(op, [call.values[i] for call, i in zip(calls, same, strict=True)])
+        for call, i in zip(calls, same, strict=True):
             call.values[i] = total
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainfn import elementary
-from trainfn.program import Node, Program, Sort
+from trainfn.program import GLOBAL, LEAF, Node, Program, Sort
 from trainfn.trace import Graph, Value, emit
 
 # What a backend's table must provide, by sort of the operands.
@@ -65,7 +65,7 @@ def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     scope = node.static
     arrays = tuple(f.index for f in factors)
     largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
-    count = graph.input(f"count.{scope}", Sort.SCALAR)
+    count = graph.input(f"count.{LEAF if scope == LEAF else GLOBAL}", Sort.SCALAR)
     coarse: Any = elementary.coarse_grid(largest, count)
     fine: Any = elementary.fine_grid(coarse, count)
     high: Any = graph.emit("sum_coarse", (coarse.index, *arrays), Sort.SCALAR, scope)

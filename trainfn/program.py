@@ -47,9 +47,17 @@ class Node:
         """Whether the node turns ARRAYs into one SCALAR, which needs a pass over the leaf (or the whole model)."""
         return self.op in REDUCTIONS
 
+    @property
+    def scope(self) -> str | None:
+        """The leaves a reduction over several of them goes over: `global`, all; others, those of a partition."""
+        return str(self.static) if self.is_reduction and self.static != LEAF else None
+
 
 # Reductions as a rule writes them, and the primitive ones they are lowered to (`trainfn.lowering`).
 REDUCTIONS = frozenset({"sum", "max", "max_abs", "sum_coarse", "sum_fine"})
+
+# What a reduction goes over: one leaf, or the whole model.
+LEAF, GLOBAL = "leaf", "global"
 
 # Operations on whole arrays, whose elements are not computed from those in the same place.
 AXIS = frozenset({"axis_sum", "axis_max"})  # along the axis that `static` counts from the last one
@@ -114,7 +122,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Program:
-    """A traced rule.  `outputs` maps a name (`update`, `p`, `state.m`, `applied`) to the node that computes it."""
+    """A traced rule.
+
+    outputs: maps a name to the node that computes it: `update`, what is added to p; `p` after that; `state.*`; the flags
+        `applied`, without which nothing happens, and `counted`, without which no counter advances, if there are such.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[tuple[str, int], ...]
@@ -134,6 +146,11 @@ class Program:
     @cached_property
     def has_reductions(self) -> bool:
         return any(node.is_reduction for node in self.nodes)
+
+    @cached_property
+    def scopes(self) -> frozenset[str]:
+        """Of which leaves the reductions over several leaves are."""
+        return frozenset(node.scope for node in self.nodes if node.scope)
 
     @cached_property
     def is_elementwise(self) -> bool:

@@ -326,6 +326,7 @@ class State:
 def init(rule: Rule, params: Mapping[str, Any]) -> State:
     """The state before the first update."""
     _check_model(rule, params)
+    rule.check_policies(Leaf(name, np.shape(p)) for name, p in params.items())
     model: dict[str, float] = {}
     leaves = {}
     for name, p in params.items():
@@ -374,7 +375,8 @@ def update(
         for (name, p), result in zip(params.items(), results, strict=True):
             updates[name] = result["update"].astype(p.dtype)
             leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, p.dtype, model)
-    return updates, State(state.count + 1, model, {k: n + 1 for k, n in state.steps.items()}, leaves)
+    counted = int(all(result.get("counted", True) for result in results))
+    return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")

@@ -17,7 +17,9 @@ A rule's positional parameters say what it needs, by name:
     g, p    the gradient (or what the previous link of a chain made of it) and the parameter
     value   the loss, supplied by the training loop
     grad_scale, found_inf   what a gradient scaler says: the factor on g, and whether it overflowed (not 0)
-    inner   for a rule around another: a function from a gradient to that rule's update
+    inner   for a rule around another: a function from a gradient to that rule's update.  `inner(g, p=..., step=...)`
+            shows it another parameter or count of updates than its own; with `inner(g, when=condition)` it happens only
+            if the condition of the leaf or the model holds: otherwise its state stays and its update is -0.0
 
 It returns what to add to p and, if it has one, the next state.  Its keyword parameters are hyperparameters, except
 those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.
@@ -27,6 +29,7 @@ Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into o
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import operator
@@ -34,13 +37,15 @@ import pickle
 import sys
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
+from itertools import count
 from typing import Any, NamedTuple
 
 from trainfn import hyperparameters
 from trainfn.hyperparameters import inherited
+from trainfn.policies import Policy
 from trainfn.program import Program, Sort
 from trainfn.trace import (
     Array,
@@ -54,11 +59,12 @@ from trainfn.trace import (
     Scalar,
     TraceError,
     Value,
+    answer,
     exact,
     lift,
     tracing,
 )
-from trainfn.verbs import zeros_like
+from trainfn.verbs import expect_flag, where, zeros_like
 
 # What a rule may ask for by name, beyond which the training loop supplies `EXTRAS`.
 EXTRAS = ("value", "grad_scale", "found_inf")
@@ -196,6 +202,27 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Partition:
+    """Several rules, of which each leaf has one: the entry of `rules` that the policy says."""
+
+    policy: Policy
+    rules: tuple[Rule, ...]
+
+
+# Where a link stands in partitions, from the outermost: the policy and the entry that leads to it.
+Path = tuple[tuple[Policy, int], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The structure of a partition; `number` tells the partitions of a rule apart."""
+
+    policy: Policy
+    number: int
+    alternatives: tuple[tuple[Structure | Choice, ...], ...]
+
+
+@dataclass(frozen=True)
 class Structure:
     """What of a rule decides its program: everything but the numbers."""
 
@@ -204,7 +231,7 @@ class Structure:
     exactly: tuple[Hashable, ...]  # the options again, with what tells 1 from True and 0.0 from -0.0
     hyper: tuple[tuple[str, str], ...]  # local name, name in the whole rule
     state: tuple[tuple[str, str], ...]
-    inner: tuple[Structure, ...]
+    inner: tuple[Structure | Choice, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,22 +240,39 @@ class Rule:
 
     `hyper` maps each hyperparameter's name to its value (number, schedule, leaf function or a framework's scalar).
     Where two links have one of the same name, the last keeps the plain name and the earlier one's is prefixed, as in
-    `clip_by_global_norm.eps`; one that is `inherited` is the earlier link's.  State is named likewise.
+    `clip_by_global_norm.eps`; one that is `inherited` is the earlier link's.  State is named likewise.  Rules of a
+    partition never meet in one leaf: they share the names of their hyperparameters.
     """
 
-    links: tuple[Link, ...]
+    links: tuple[Link | Partition, ...]
 
     @cached_property
     def _all_links(self) -> tuple[Link, ...]:
-        return tuple(_walk(self.links))
+        return tuple(link for link, _ in _walk(self.links))
+
+    @property
+    def own_links(self) -> tuple[Link, ...]:
+        """The links that every leaf has, but for those inside of others."""
+        return tuple(link for link in self.links if isinstance(link, Link))
+
+    @cached_property
+    def _paths(self) -> tuple[Path, ...]:
+        return tuple(path for _, path in _walk(self.links))
+
+    def _meet(self, i: int, j: int) -> bool:
+        """Whether two links may stand in the program of one leaf."""
+        entries = dict(self._paths[i])
+        return all(entries.get(policy, k) == k for policy, k in self._paths[j])
 
     @cached_property
     def _hyper_names(self) -> dict[tuple[int, str], str]:
         entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.hyper]
         is_inherited = {(i, k): self._all_links[i].hyper[k] is inherited for i, k in entries}
-        names = _unique_names([e for e in entries if not is_inherited[e]], self._all_links)
+        own = [e for e in entries if not is_inherited[e]]
+        names = _unique_names(own, self._all_links, lambda a, b: self._meet(a[0], b[0]))
         for i, key in (e for e in entries if is_inherited[e]):
-            source = next((names[j, key] for j in range(i - 1, -1, -1) if (j, key) in names), None)
+            before = (j for j in range(i - 1, -1, -1) if self._meet(i, j))
+            source = next((names[j, key] for j in before if (j, key) in names), None)
             if source is None:
                 owner = self._all_links[i].definition.name
                 raise TypeError(f"{owner} takes its {key} from a rule before it in a chain. There is none: give {key}.")
@@ -238,24 +282,46 @@ class Rule:
     @cached_property
     def _state_names(self) -> dict[tuple[int, str], str]:
         entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.definition.fields]
-        return _unique_names(entries, self._all_links)
+        return _unique_names(entries, self._all_links, self._need_two_fields)
+
+    def _need_two_fields(self, a: tuple[int, str], b: tuple[int, str]) -> bool:
+        """Whether two entries of the state need two names: not where leaves have the same rule from two entries."""
+        (i, key), (j, other) = a, b
+        one, two = self._all_links[i].definition, self._all_links[j].definition
+        is_same = one is two and key == other and not issubclass(one.fields[key], ModelScalar)
+        return self._meet(i, j) or not is_same
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
-        return {
-            self._hyper_names[i, k]: v
-            for i, link in enumerate(self._all_links)
-            for k, v in link.hyper.items()
-            if v is not inherited
-        }
+        found: dict[str, list[tuple[Path, Any]]] = {}
+        for i, link in enumerate(self._all_links):
+            for k, value in link.hyper.items():
+                if value is not inherited:
+                    found.setdefault(self._hyper_names[i, k], []).append((self._paths[i], value))
+        return {name: _of_each_leaf(values) for name, values in found.items()}
+
+    @cached_property
+    def policies(self) -> tuple[Policy, ...]:
+        """Those that say which leaf gets which rule, or which value of a hyperparameter."""
+        of_rules = (policy for path in self._paths for policy, _ in path)
+        of_values = (v for link in self._all_links for v in link.hyper.values() if isinstance(v, Policy))
+        return tuple(dict.fromkeys((*of_rules, *of_values)))
+
+    def check_policies(self, leaves: Iterable[Leaf]) -> None:
+        """Raise unless every case of every policy is that of a leaf of this model."""
+        leaves = list(leaves)
+        for policy in self.policies:
+            policy.check(leaves)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
         """The declared state, in order; what a leaf really has is `fields_of`."""
         return tuple(
-            Field(self._state_names[i, k], sort)
-            for i, link in enumerate(self._all_links)
-            for k, sort in link.definition.fields.items()
+            dict.fromkeys(
+                Field(self._state_names[i, k], sort)
+                for i, link in enumerate(self._all_links)
+                for k, sort in link.definition.fields.items()
+            )
         )
 
     def fields_of(self, leaf: Leaf) -> tuple[Field, ...]:
@@ -274,13 +340,24 @@ class Rule:
         return " + ".join(link.definition.name for link in self._all_links)
 
     @cached_property
-    def structure(self) -> tuple[Structure, ...]:
-        numbers = iter(range(len(self._all_links)))
-        return tuple(self._structure(link, numbers) for link in self.links)
+    def structure(self) -> tuple[Structure | Choice, ...]:
+        return self._structures(self.links, count(), count())
 
-    def _structure(self, link: Link, numbers: Iterator[int]) -> Structure:
-        inner = tuple(self._structure(x, numbers) for x in link.inner.links) if link.inner else ()
-        i = next(numbers)
+    def _structures(
+        self, links: Sequence[Link | Partition], numbers: Iterator[int], of_partitions: Iterator[int]
+    ) -> tuple[Structure | Choice, ...]:
+        made: list[Structure | Choice] = []
+        for link in links:
+            if isinstance(link, Partition):
+                number = next(of_partitions)
+                alternatives = tuple(self._structures(r.links, numbers, of_partitions) for r in link.rules)
+                made.append(Choice(link.policy, number, alternatives))
+            else:
+                inner = self._structures(link.inner.links, numbers, of_partitions) if link.inner else ()
+                made.append(self._structure(link, next(numbers), inner))
+        return tuple(made)
+
+    def _structure(self, link: Link, i: int, inner: tuple[Structure | Choice, ...]) -> Structure:
         return Structure(
             link.definition,
             link.options,
@@ -325,6 +402,8 @@ class Rule:
         return object.__getattribute__(self, name)  # raises what it raised before
 
     def __str__(self) -> str:
+        if any(self._paths):
+            return "\n\n".join(f"for {case}\n{rule}" for case, rule in _of_each_case(self))
         program = self.program()
         return str(program.keep(name for name in program.output if name != "update"))
 
@@ -332,12 +411,35 @@ class Rule:
 def chain(*rules: Rule) -> Rule:
     """One rule out of several: each takes what the one before made of the gradient; the last one's is the update."""
     for r in rules:
-        if not isinstance(r, Rule):
-            hint = f" Write {r.name}() for its defaults." if isinstance(r, Definition) else ""
-            raise TypeError(f"chain takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
+        _expect_rule("chain", r)
     if not rules:
         raise TypeError("chain needs at least one rule.")
     return Rule(tuple(link for r in rules for link in r.links))
+
+
+def partition(cases: Mapping[Any, Rule], otherwise: Rule | None = None) -> Rule:
+    """Another rule for each part of the model: each leaf has that of the one case it is, or `otherwise`.
+
+        partition({"*embedding*": sgd(lr=0.1), lambda leaf: leaf.ndim == 2: muon(lr=0.02)}, otherwise=adamw(lr=3e-4))
+
+    A case is a pattern of the leaf's name (`*` is anything, also dots and slashes), several patterns in a tuple, or a
+    function of the leaf that says yes or no.  Reductions over the model are over the leaves that have the rule.
+    Hyperparameters of one name are one, with a value for each leaf.  `trainfn.preview.leaves` shows who got what.
+
+    A leaf that is two cases or none, and a case that no leaf is, are errors.  What gates or counts updates of the
+    whole model (`skip_if_not_finite`, `accumulate`) stands around the partition.
+    """
+    rules = [*cases.values(), *([] if otherwise is None else [otherwise])]
+    for r in rules:
+        _expect_rule("partition", r)
+    policy = Policy(tuple(cases), tuple(range(len(cases))), len(cases) if otherwise is not None else None)
+    return Rule((Partition(policy, tuple(rules)),))
+
+
+def _expect_rule(what: str, r: Any) -> None:
+    if not isinstance(r, Rule):
+        hint = f" Write {r.name}() for its defaults." if isinstance(r, Definition) else ""
+        raise TypeError(f"{what} takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
 
 
 def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
@@ -427,23 +529,70 @@ def _field_sorts(state: Any) -> dict[str, tuple[type[Value], bool]]:
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
-def _walk(links: Sequence[Link]) -> Iterator[Link]:
+def _walk(links: Sequence[Link | Partition], path: Path = ()) -> Iterator[tuple[Link, Path]]:
     for link in links:
-        if link.inner is not None:
-            yield from _walk(link.inner.links)
-        yield link
+        if isinstance(link, Partition):
+            for k, r in enumerate(link.rules):
+                yield from _walk(r.links, (*path, (link.policy, k)))
+        else:
+            if link.inner is not None:
+                yield from _walk(link.inner.links, path)
+            yield link, path
 
 
-def _unique_names(entries: Sequence[tuple[int, str]], links: Sequence[Link]) -> dict[tuple[int, str], str]:
-    names: dict[tuple[int, str], str] = {}
-    for i, key in reversed(entries):
+def _of_each_case(rule: Rule) -> Iterator[tuple[str, Rule]]:
+    """The rules that leaves have of one with a partition, each with the case that the leaf is."""
+    for i, link in enumerate(rule.links):
+        if isinstance(link, Partition):
+            some = [(case, r.links) for case, r in zip(link.policy.names, link.rules, strict=True)]
+        elif link.inner is not None and any(link.inner._paths):
+            some = [(case, (replace(link, inner=r),)) for case, r in _of_each_case(link.inner)]
+        else:
+            continue
+        for case, links in some:
+            yield case, Rule((*rule.links[:i], *links, *rule.links[i + 1 :]))
+        return
+
+
+Entry = tuple[int, str]
+
+
+def _unique_names(
+    entries: Sequence[Entry], links: Sequence[Link], clash: Callable[[Entry, Entry], bool]
+) -> dict[Entry, str]:
+    """A name for each entry; those that do not clash may have the same."""
+    names: dict[Entry, str] = {}
+    for entry in reversed(entries):
+        i, key = entry
         owner = links[i].definition.name
         candidates = [key, f"{owner}.{key}", *(f"{owner}{n}.{key}" for n in range(2, len(links) + 2))]
-        names[i, key] = next(name for name in candidates if name not in names.values())
+        taken = {name for other, name in names.items() if clash(entry, other)}
+        names[entry] = next(name for name in candidates if name not in taken)
     return names
 
 
-def _describe(link: Link) -> str:
+def _of_each_leaf(values: Sequence[tuple[Path, Any]]) -> Any:
+    """One value out of those that the rules of a partition give to a hyperparameter of one name."""
+    numbers = [v for _, v in values if hyperparameters.is_number(v)]
+    is_one = len(values) == 1 or (len(numbers) == len(values) and len({exact(float(x)) for x in numbers}) == 1)
+    return values[0][1] if is_one else OfEachLeaf(tuple(values))
+
+
+@dataclass(frozen=True)
+class OfEachLeaf:
+    """A leaf function: the value that the leaf's own rule has; of no account for a leaf whose rule has none."""
+
+    values: tuple[tuple[Path, Any], ...]
+
+    def __call__(self, leaf: Leaf) -> Any:
+        mine = (v for path, v in self.values if all(policy.choice(leaf) == k for policy, k in path))
+        value = next(mine, self.values[0][1])
+        return value(leaf) if hyperparameters.is_leaf_function(value) else value
+
+
+def _describe(link: Link | Partition) -> str:
+    if isinstance(link, Partition):
+        return f"partition({link.policy.describe(link.rules)})"
     arguments = [f"{k}={v!r}" for k, v in link.hyper.items()] + [f"{k}={v!r}" for k, v in link.options]
     inner = [repr(link.inner)] if link.inner else []
     return f"{link.definition.name}({', '.join(inner + arguments)})"
@@ -458,7 +607,7 @@ class _Traced:
 
     update: Program
     init: Program
-    facts: Mapping[str, Any]
+    facts: Mapping[Any, Any]
 
 
 class _Traces:
@@ -467,13 +616,13 @@ class _Traces:
     A thousand layers whose names no rule looks at are one program.
     """
 
-    def __init__(self, structures: tuple[Structure, ...]) -> None:
+    def __init__(self, structures: tuple[Structure | Choice, ...]) -> None:
         self._structures = structures
-        self._known: dict[tuple[str, ...], dict[tuple[Any, ...], _Traced]] = {}
+        self._known: dict[tuple[Any, ...], dict[tuple[Any, ...], _Traced]] = {}
 
     def of(self, leaf: Leaf) -> _Traced:
         for asked, programs in list(self._known.items()):
-            traced = programs.get(tuple(getattr(leaf, name) for name in asked))
+            traced = programs.get(tuple(answer(leaf, question) for question in asked))
             if traced is not None:
                 return traced
         init = Graph(leaf)
@@ -487,27 +636,25 @@ class _Traces:
 
 
 @lru_cache(maxsize=1024)
-def _traces(structures: tuple[Structure, ...]) -> _Traces:
+def _traces(structures: tuple[Structure | Choice, ...]) -> _Traces:
     return _Traces(structures)
 
 
-def _trace(structures: tuple[Structure, ...], graph: Graph) -> Program:
+def _trace(structures: tuple[Structure | Choice, ...], graph: Graph) -> Program:
     p = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
-    update = _apply(structures, graph.input("g", Sort.ARRAY), p, states)
+    update = _apply(structures, graph.input("g", Sort.ARRAY), _Place(p, graph.input("step", Sort.SCALAR), states))
     graph.labels.setdefault(update.index, "update")
     stored = graph.emit("stored", (update.index,), Sort.ARRAY)
     outputs = {"update": stored, "p": graph.emit("add", (p.index, stored.index), Sort.ARRAY), **states}
     _check_of_model(graph, structures, states)
-    if graph.gates:
-        condition: Any = graph.gates[0]
-        for gate in graph.gates[1:]:
-            condition = condition & gate
-        outputs["applied"] = condition
+    for name, flags in (("applied", graph.gates), ("counted", graph.counts)):
+        if flags:
+            outputs[name] = functools.reduce(operator.and_, flags)
     return graph.program(outputs).keep(outputs)
 
 
-def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mapping[str, Value]) -> None:
+def _check_of_model(graph: Graph, structures: Sequence[Structure | Choice], states: Mapping[str, Value]) -> None:
     """What belongs to the whole model must not be computed from one leaf."""
     fields = [
         (structure.definition.name, name, structure.definition.fields[k])
@@ -529,37 +676,75 @@ def _check_of_model(graph: Graph, structures: Sequence[Structure], states: Mappi
                 f"rule {owner}: state field {name} belongs to the model and was computed from one leaf: use "
                 "global_sum, global_max or global_norm."
             )
-    if any(gate.index in of_leaf for gate in graph.gates):
-        raise TraceError(
-            "apply_if decides for the whole model and was given a condition of one leaf: use global_sum, global_max or "
-            "global_norm."
-        )
+    for verb, flags in (("apply_if", graph.gates), ("count_if", graph.counts)):
+        if any(flag.index in of_leaf for flag in flags):
+            raise TraceError(
+                f"{verb} decides for the whole model and was given a condition of one leaf: use global_sum, global_max "
+                "or global_norm."
+            )
 
 
-def _apply(structures: Sequence[Structure], g: Any, p: Any, states: dict[str, Value]) -> Any:
+@dataclass(frozen=True)
+class _Place:
+    """Where a rule stands: what it sees beside the gradient, and where its state goes."""
+
+    p: Any
+    step: Any
+    states: dict[str, Value]
+
+
+def _apply(structures: Sequence[Structure | Choice], g: Any, place: _Place) -> Any:
     for structure in structures:
-        g = _apply_one(structure, g, p, states)
+        g = _choose(structure, g, place) if isinstance(structure, Choice) else _apply_one(structure, g, place)
     return g
 
 
-def _apply_one(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
+def _apply_one(structure: Structure, g: Any, place: _Place) -> Any:
     with tracing(f"rule {structure.definition.name}", g.graph.leaf):
-        return _updated(structure, _call(structure, g, p, states), g, states)
+        return _updated(structure, _call(structure, g, place), g, place.states)
 
 
-def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any:
+def _choose(choice: Choice, g: Any, place: _Place) -> Any:
+    """The update of the leaf's own rule, which reduces over the leaves that have it."""
+    graph: Graph = g.graph
+    k, some = graph.ask(choice.policy), graph.some
+    flags = len(graph.gates), len(graph.counts)
+    graph.some = f"{some} {choice.number}.{k}"
+    update = _apply(choice.alternatives[k], g, place)
+    graph.some = some
+    if flags != (len(graph.gates), len(graph.counts)):
+        raise TraceError(
+            "a rule in a partition decides whether the whole model is updated, as skip_if_not_finite and accumulate do: "
+            "put that around the partition."
+        )
+    return update
+
+
+def _call(structure: Structure, g: Any, place: _Place) -> Any:
     """What the rule's function returns."""
     graph: Graph = g.graph
     definition = structure.definition
     state_names = dict(structure.state)
-    supplied: dict[str, Any] = {"g": g, "p": p}
+    supplied: dict[str, Any] = {"g": g, "p": place.p, "step": place.step}
     calls: list[Any] = []
 
-    def inner(*gradients: Any) -> Any:
+    def inner(*gradients: Any, p: Any = None, step: Any = None, when: Any = None) -> Any:
+        """The inner rule's update: see the module's docstring."""
         if len(gradients) != 1:
-            raise TraceError(f"inner takes the gradient alone, as in inner(g); it was given {len(gradients)} values.")
+            raise TraceError(
+                f"inner takes the gradient, as in inner(g), and by name p, step and when; it was given "
+                f"{len(gradients)} values."
+            )
         calls.extend(gradients)
-        return _apply(structure.inner, _shaped_like_leaf("gradient", gradients[0], g), p, states)
+        gradient = _shaped_like_leaf("gradient", gradients[0], place.p)
+        seen = _Place(
+            place.p if p is None else _shaped_like_leaf("parameter", p, place.p),
+            place.step if step is None else lift(graph, "inner", step),
+            place.states,
+        )
+        if when is None:
+            return _apply(structure.inner, gradient, seen)
+        return _apply_when(expect_flag("inner", when), structure.inner, gradient, seen)
 
     for name in definition.positional:
         if name == "inner":
@@ -576,6 +761,23 @@ def _call(structure: Structure, g: Any, p: Any, states: dict[str, Value]) -> Any
     if "inner" in definition.positional and len(calls) != 1:
         raise TraceError(f"the inner rule was called {len(calls)} times; it must be called once.")
     return result
+
+
+def _apply_when(condition: Any, structures: Sequence[Structure | Choice], g: Any, place: _Place) -> Any:
+    """The update of rules that happen only if the condition holds: their states stay otherwise, their update is -0.0.
+
+    What they decide for the whole model is between them and the rule around them: an update that they skip does not
+    count, and the rule around them goes on.
+    """
+    graph: Graph = g.graph
+    gates, graph.gates = graph.gates, []
+    states: dict[str, Value] = {}
+    update = _apply(structures, g, replace(place, states=states))
+    inside, graph.gates = graph.gates, gates
+    graph.counts += [gate | ~condition for gate in inside]
+    happens = functools.reduce(operator.and_, inside, condition)
+    place.states.update({name: where(happens, new, graph.input(name, new.sort)) for name, new in states.items()})
+    return where(happens, update, -0.0)
 
 
 def _updated(structure: Structure, result: Any, g: Any, states: dict[str, Value]) -> Any:
@@ -656,10 +858,10 @@ def _store_state(graph: Graph, name: str, sort: type[Value], what: str, value: A
         states[f"state.{name}"] = rounded
 
 
-def _trace_init(structures: tuple[Structure, ...], graph: Graph) -> Program:
+def _trace_init(structures: tuple[Structure | Choice, ...], graph: Graph) -> Program:
     p: Any = graph.input("p", Sort.ARRAY)
     states: dict[str, Value] = {}
-    for structure in walk_structures(structures):
+    for structure in walk_structures(structures, graph):
         definition, names = structure.definition, dict(structure.state)
         with tracing(f"rule {definition.name}", graph.leaf):
             initial = _initial(structure, graph, p)
@@ -691,11 +893,16 @@ def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
     return initial
 
 
-def walk_structures(structures: Sequence[Structure]) -> Iterator[Structure]:
-    """Every structure, those inside another before it."""
+def walk_structures(structures: Sequence[Structure | Choice], graph: Graph | None = None) -> Iterator[Structure]:
+    """Every structure, those inside another before it; of a partition all, or the one for the graph's leaf."""
     for structure in structures:
-        yield from walk_structures(structure.inner)
-        yield structure
+        if isinstance(structure, Structure):
+            yield from walk_structures(structure.inner, graph)
+            yield structure
+        else:
+            chosen = structure.alternatives if graph is None else [structure.alternatives[graph.ask(structure.policy)]]
+            for alternative in chosen:
+                yield from walk_structures(alternative, graph)
 
 
 # -- names of intermediate results, for printing -----------------------------------------------------------------------

@@ -67,10 +67,14 @@ def _of_a_library(message: str) -> str:
 
 @dataclass(frozen=True)
 class Leaf:
-    """What is known of one tensor of the model before any number is: its name and its shape."""
+    """What is known of one tensor of the model before any number is: its name and its shape.
+
+    is_pairs: whether it is a complex tensor, seen as pairs of real numbers along a last axis.
+    """
 
     name: str = ""
     shape: tuple[int, ...] = ()
+    is_pairs: bool = False
 
     @property
     def ndim(self) -> int:
@@ -81,6 +85,13 @@ class Leaf:
         return math.prod(self.shape)
 
 
+def answer(leaf: Leaf, question: Any) -> Any:
+    """A fact of the leaf, or what a policy chooses, which is asked about the tensor that the user knows."""
+    if isinstance(question, str):
+        return getattr(leaf, question)
+    return question.choice(Leaf(leaf.name, leaf.shape[:-1]) if leaf.is_pairs else leaf)
+
+
 class Graph:
     """The nodes recorded so far, each once."""
 
@@ -88,10 +99,12 @@ class Graph:
         self.leaf = leaf
         self.shapes: list[tuple[int, ...]] = []  # of each node's value, where there is a leaf
         self._states = states or {}  # shapes of array states that are not shaped like the leaf
-        self.facts: dict[str, Any] = {}  # what was asked about the leaf, and answered
+        self.facts: dict[Any, Any] = {}  # what was asked about the leaf, and answered
         self.nodes: list[Node] = []
         self.labels: dict[int, str] = {}
-        self.gates: list[Flag] = []
+        self.gates: list[Flag] = []  # unless all hold, nothing happens
+        self.counts: list[Flag] = []  # unless all hold, no counter advances
+        self.some = ""  # of which leaves the part that is traced is: "" is all, else those of a rule in a partition
         self.watch: Callable[[], None] | None = None  # called whenever something is computed
         self._index: dict[Node, int] = {}
 
@@ -108,6 +121,11 @@ class Graph:
         if self.watch is not None:
             self.watch()
         return _HANDLES[sort](self, index)
+
+    def ask(self, question: Any) -> Any:
+        """What is known of the leaf: one of its facts, by name, or what a policy chooses; the program depends on it."""
+        assert self.leaf is not None
+        return self.facts.setdefault(question, answer(self.leaf, question))
 
     def _shape(self, node: Node) -> tuple[int, ...]:
         try:
@@ -365,9 +383,7 @@ class Array(Number):
         return self._ask("name")  # type: ignore[no-any-return]
 
     def _ask(self, fact: str) -> Any:
-        """What is known of the leaf, and that the program depends on it."""
-        assert self.graph.leaf is not None
-        return self.graph.facts.setdefault(fact, getattr(self.graph.leaf, fact))
+        return self.graph.ask(fact)
 
 
 class Scalar(Number):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainfn import trace
-from trainfn.program import Sort
+from trainfn.program import GLOBAL, Sort
 from trainfn.trace import Array, Flag, Operand, TraceError, Value
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "axis_sum",
     "clip",
     "cos",
+    "count_if",
     "exp",
     "floor",
     "full_like",
@@ -235,12 +236,17 @@ def apply_if(condition: Flag, result: Any) -> Any:
 
     A skipped update changes no parameter, no state and no counter, of any leaf.
     """
-    if not isinstance(condition, Flag):
-        raise TraceError(
-            f"apply_if needs one condition for the whole model and was given {condition!r}: reduce it first, "
-            "as in global_max(abs(g)) < inf."
-        )
-    condition.graph.gates.append(condition)
+    expect_flag("apply_if", condition).graph.gates.append(condition)
+    return result
+
+
+def count_if(condition: Flag, result: Any) -> Any:
+    """`result`, of an update that counts as one only if the condition holds.
+
+    Otherwise no counter advances, neither the step of a leaf nor the count of updates that schedules read; parameters
+    and states change all the same.  So a rule spreads one update over several calls.
+    """
+    expect_flag("count_if", condition).graph.counts.append(condition)
     return result
 
 
@@ -267,7 +273,7 @@ def _reduce(verb: str, *arrays: Any) -> Any:
     scope, _, op = verb.partition("_")
     graph = _expect_array(verb, arrays[0]).graph
     indices = tuple(trace.lift(graph, verb, _expect_array(verb, x)).index for x in arrays)
-    return graph.emit("max" if op == "max" else "sum", indices, Sort.SCALAR, scope)
+    return graph.emit("max" if op == "max" else "sum", indices, Sort.SCALAR, scope + graph.some * (scope == GLOBAL))
 
 
 def _full(verb: str, x: Any, value: Any) -> Array:
@@ -290,6 +296,15 @@ def _along_axis(verb: str, x: Any, axis: int) -> Any:
 def _expect_matrix(verb: str, x: Any) -> None:
     if _expect_array(verb, x).ndim < 2:
         raise TraceError(f"{verb} takes matrices, and {x!r} has {x.ndim} axes: branch on g.ndim.")
+
+
+def expect_flag(verb: str, condition: Any) -> Flag:
+    if isinstance(condition, Flag):
+        return condition
+    raise TraceError(
+        f"{verb} needs one condition for the whole model and was given {condition!r}: reduce it first, as in "
+        "global_max(abs(g)) < inf."
+    )
 
 
 def _expect_array(verb: str, x: Any) -> Array:

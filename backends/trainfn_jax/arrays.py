@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array, lax
 
 from trainfn.interpret import Call
+from trainfn.trace import Leaf
 from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, opaque_one, pin
 from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow
@@ -48,9 +49,10 @@ def real_dtype(dtype: Any) -> np.dtype[Any]:
     return np.zeros((), dtype).real.dtype
 
 
-def real_shape(shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
-    """A complex leaf has one more axis, of real and imaginary part, as torch's view_as_real."""
-    return (*shape, 2) if np.issubdtype(dtype, np.complexfloating) else shape
+def leaf(name: str, shape: tuple[int, ...], dtype: Any) -> Leaf:
+    """A leaf as its program sees it: a complex one has one more axis, as in torch's view_as_real."""
+    is_pairs = np.issubdtype(dtype, np.complexfloating)
+    return Leaf(name, (*shape, 2) if is_pairs else shape, is_pairs)
 
 
 def load(x: Any, compute: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,8 +99,7 @@ def step(
         for spec, x in zip(recipe.leaves, leaves, strict=True)
     ]
     results = run(calls, TABLE)
-    flags = [r["applied"] for r in results if "applied" in r]
-    select = _selector(functools.reduce(lax.bitwise_and, flags)) if flags else _always
+    select, select_count = (_selector([r[name] for r in results if name in r]) for name in ("applied", "counted"))
     updates, states, model = [], [], dict(of_model)
     for spec, x, result in zip(recipe.leaves, leaves, results, strict=True):
         u = arrays.stored_as(result["update"], x.g)
@@ -110,7 +109,7 @@ def step(
             {f.name: select(_stored(f, result, x.state), x.state[f.name]) for f in fields if not f.is_of_model}
         )
         model.update({f.name: select(_stored(f, result, of_model), of_model[f.name]) for f in fields if f.is_of_model})
-    return updates, states, model, select(_saturating_increment(count), count)
+    return updates, states, model, select(select_count(_saturating_increment(count), count), count)
 
 
 def _call(
@@ -165,9 +164,9 @@ def _saturating_increment(count: Array) -> Array:
     return lax.select(lax.lt(count, most), lax.add(count, np.ones((), count.dtype)), count)
 
 
-def _selector(applied: Any) -> Any:
-    return lambda new, old: lax.select(applied, new, old)
-
-
-def _always(new: Any, old: Any) -> Any:
-    return new
+def _selector(flags: list[Any]) -> Callable[[Any, Any], Any]:
+    """A function that gives the new value if all flags hold, else the old one."""
+    if not flags:
+        return lambda new, old: new
+    condition = functools.reduce(lax.bitwise_and, flags)
+    return lambda new, old: lax.select(condition, new, old)

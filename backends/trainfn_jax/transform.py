@@ -70,14 +70,15 @@ def transform(rule: Rule, axis_name: AxisName | None = None) -> optax.GradientTr
 def _init(rule: Rule, params: Any) -> Any:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    named = zip(trees.names(params), values, strict=True)
+    named = list(zip(trees.names(params), values, strict=True))
+    rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
     leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p)) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
             return jax.tree.unflatten(treedef, [leaf.get(f.name) for leaf in leaves])
         zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
-        return next((leaf[f.name] for leaf in leaves if leaf), zero)
+        return next((leaf[f.name] for leaf in leaves if f.name in leaf), zero)
 
     return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
 
@@ -86,7 +87,7 @@ def _init(rule: Rule, params: Any) -> Any:
 def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any]) -> dict[str, Any]:
     """One leaf's state before the first update, by trainfn's field names."""
     trees.check_floating(name, "a parameter", dtype)
-    leaf = Leaf(name, arrays.real_shape(np.shape(p), dtype))
+    leaf = arrays.leaf(name, np.shape(p), dtype)
     compute = arrays.compute_dtype(dtype)
     _check_axes(rule, leaf, dtype)
     program = with_pins(lower(rule.init_program(leaf)))
@@ -156,7 +157,7 @@ def _recipe(
     numbers: dict[Setting, int] = {}
     specs = []
     for name, x in zip(names, leaves, strict=True):
-        leaf = Leaf(name, arrays.real_shape(np.shape(x.g), jnp.result_type(x.g)))
+        leaf = arrays.leaf(name, np.shape(x.g), jnp.result_type(x.g))
         _check_leaf(rule, leaf, x)
         setting = arguments.setting(rule, Leaf(name, np.shape(x.g)))  # the user's shape, also if numbers are complex
         axes = _axes(rule, axis_name, leaf, x.g)

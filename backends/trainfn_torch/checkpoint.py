@@ -118,7 +118,7 @@ def _groups_of(saved: Any) -> Sequence[Mapping[str, Any]]:
 
 def _check_options(rule: Rule, fixed: Mapping[str, bool | float], saved_groups: Sequence[Mapping[str, Any]]) -> None:
     """What chooses the program must be what it was; that Adam's state becomes AdamW's is the user's choice."""
-    options = {name: value for link in rule.links for name, value in link.options if isinstance(value, bool)}
+    options = {name: value for link in rule.own_links for name, value in link.options if isinstance(value, bool)}
     for group in saved_groups:
         for name, value in {**options, **fixed}.items():
             if name != "decoupled_weight_decay" and group.get(name, value) != value:
@@ -274,7 +274,7 @@ def _group(
 
 def _not_loaded(rule: Rule, fixed: Mapping[str, bool | float]) -> set[str]:
     """Keys of a saved group that are no hyperparameters of ours."""
-    options = {name for link in rule.links for name, _ in link.options}
+    options = {name for link in rule.own_links for name, _ in link.options}
     of_model = {f.name for f in rule.fields if f.is_of_model}
     return {*_FLAGS, *fixed, "params", "param_names", states.UPDATES, *of_model, *options}
 

@@ -37,7 +37,7 @@ def choose(leaf: LeafUpdate, preferred: str | None) -> ModuleType:
 def batches(leaves: Sequence[tuple[LeafUpdate, ModuleType]]) -> Batches:
     """What each execution is to take; where leaves need each other all go to the slowest, which takes them all."""
     modules = sorted({module for _, module in leaves}, key=_FROM_FASTEST.index)
-    if len(modules) > 1 and leaves[0][0].is_coupled:
+    if len(modules) > 1 and any(leaf.is_coupled for leaf, _ in leaves):
         return [(modules[-1], Batch([leaf for leaf, _ in leaves]))]
     return [(module, Batch([leaf for leaf, its in leaves if its is module])) for module in modules]
 

@@ -25,10 +25,11 @@ from trainfn_torch.scalars import CONDITIONS, TABLE, combine, exact_sqrt, is_hos
 from trainfn_torch.single import (
     REDUCTIONS,
     array_state,
+    both,
     compute_dtype,
     count,
     flush,
-    is_applied,
+    holds,
     scalar_inputs,
     store,
     store_scalars,
@@ -51,17 +52,18 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
     leaves = batch.leaves
     total = float(sum(leaf.p.numel() for leaf in leaves))
     bundles = _bundles(leaves)
-    applied: Any = True
-    if "applied" in leaves[0].program.output:
-        applied = is_applied([_call(bundle, total, ("applied",)) for bundle in bundles])
-        if applied is False:
-            return False
-    together = [bundles] if leaves[0].is_coupled else [[bundle] for bundle in bundles]
+    applied, counted = (
+        holds(flag, leaves[0], lambda name: [_call(bundle, total, (name,)) for bundle in bundles])
+        for flag in ("applied", "counted")
+    )
+    if applied is False:
+        return False
+    together = [bundles] if any(leaf.is_coupled for leaf in leaves) else [[bundle] for bundle in bundles]
     for some in together:
         results = run([_call(bundle, total, written(bundle[0])) for bundle in some], TABLE)
         for bundle, result in zip(some, results, strict=True):
             _store(bundle, result, applied)
-    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], applied)
+    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], both(applied, counted))
     return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainfn.interpret import LEAVES_DISAGREE
+from trainfn.interpret import LEAVES_DISAGREE, members
 from trainfn.lowering import lower
-from trainfn.program import Program, Sort
+from trainfn.program import GLOBAL, Program, Sort
 from trainfn_torch import memory, single
 from trainfn_torch.kernels import cpu, cuda
 from trainfn_torch.kernels.compiler import CannotBuild, load
@@ -189,6 +189,8 @@ class _Plan:
         self.groups = _make_groups(leaves, programs)
         _check_agreement(self.groups)
         _make_launchers(self.groups)
+        is_shared = len(self.groups) == 1 or self.groups[0].launcher.shares_totals
+        self._to_combine = {} if is_shared else _scopes(self.groups)
         self._elements = float(sum(group.launcher.elements for group in self.groups))
         columns = [list(group.written(leaves)) for group in self.groups]
         self._shapes = [(len(c), len(group.members)) for c, group in zip(columns, self.groups, strict=True)]
@@ -257,8 +259,8 @@ class _Plan:
             for group in self.groups:
                 if level < group.launcher.levels - 1:
                     group.launcher.run_pass(level)
-            if len(self.groups) > 1 and not self.groups[0].launcher.shares_totals:
-                _combine(self.groups, level)
+            for scope, groups in self._to_combine.items():
+                _combine(groups, scope, level)
         if not all(group.launcher.is_applied() for group in self.groups):
             return False
         for group in self.groups:
@@ -362,25 +364,34 @@ def _interval(group: _Group, name: str) -> np.ndarray[Any, Any]:
 
 
 def _check_agreement(groups: Sequence[_Group]) -> None:
-    """Reductions over the whole model must be the same ones in every leaf, and are on one device."""
-    kernels = [group.kernel for group in groups]
-    over_model = {tuple((r.level, r.is_max) for r in kernel.reductions if r.is_global) for kernel in kernels}
-    is_coupled = any(over_model) or any(kernel.applied_slot >= 0 for kernel in kernels)
-    if is_coupled and len({group.device for group in groups}) > 1:
+    """Reductions over several leaves must be the same ones in each of these, and are on one device."""
+    scopes, devices = _scopes(groups), {group.device for group in groups}
+    flags = {"applied", "counted"} & {name for group in groups for name in group.kernel.program.output}
+    if (scopes or flags) and len(devices) > 1:
         raise Refused("the leaves need each other and are on several devices")
-    if len(over_model) > 1:
-        raise ValueError(LEAVES_DISAGREE)
+    if scopes.keys() - {GLOBAL} and any(device.type == "cuda" for device in devices):
+        raise Refused("reductions over some of the leaves are not made on devices")
+    for scope, some in scopes.items():
+        if len({tuple((r.level, r.is_max) for r in g.kernel.reductions if r.scope == scope) for g in some}) > 1:
+            raise ValueError(LEAVES_DISAGREE)
 
 
-def _combine(groups: Sequence[_Group], level: int) -> None:
-    """Give every group the model's totals; the k-th reduction over the model is the same one in each."""
+def _scopes(groups: Sequence[_Group]) -> dict[str, list[_Group]]:
+    """The groups that each reduction over several leaves goes over."""
+    programs = [group.kernel.program for group in groups]
+    scopes = sorted({scope for program in programs for scope in program.scopes})
+    return {scope: [groups[k] for k in members(programs, scope)] for scope in scopes}
+
+
+def _combine(groups: Sequence[_Group], scope: str, level: int) -> None:
+    """Give every group the totals of these leaves; the k-th reduction over them is the same one in each."""
     tables = [
-        (group.launcher.totals, [k for k, r in enumerate(group.kernel.reductions) if r.is_global and r.level == level])
-        for group in groups
+        (g.launcher.totals, [k for k, r in enumerate(g.kernel.reductions) if r.scope == scope and r.level == level])
+        for g in groups
     ]
     if not tables[0][1]:
         return
-    reductions = [r for r in groups[0].kernel.reductions if r.is_global and r.level == level]
+    reductions = [r for r in groups[0].kernel.reductions if r.scope == scope and r.level == level]
     parts = np.array([totals[which] for totals, which in tables])
     for k, r in enumerate(reductions):
         with np.errstate(invalid="ignore"):  # infinities of both signs

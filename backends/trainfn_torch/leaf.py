@@ -8,7 +8,8 @@ every step; gradients of another layout or dtype than the first one must be cope
 `step(batch, updates)` carries the update of a `Batch` out in place: parameters, states, step counters and `updates`,
 the 0-d float32 count of updates applied to the model (None where another execution advances it), behind autograd's back
 only if it tells autograd.  It returns whether the update was applied: a bool, or a 0-d bool tensor where only a device
-knows.  Where the program has an output `applied`, nothing changes unless it holds for every leaf.  State of the model
+knows.  Where the program has an output `applied`, nothing changes unless it holds for every leaf; where it has one
+`counted`, no counter does.  State of the model
 is one tensor shared by all leaves: each leaf's program computes the same number for it.  Leaves that need each other
 (`is_coupled`) are handed over together.  While nothing but gradients and numbers changes, every step hands over the
 same list of the same objects.
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ class LeafUpdate:
     @property
     def is_coupled(self) -> bool:
         """Whether the leaves of the model need each other, and must be handed to one execution together."""
-        return bool(self.model) or "applied" in self.program.output or _reduces_over_model(self.program)
+        return bool(self.model or self.program.scopes or {"applied", "counted"} & self.program.output.keys())
 
 
 @dataclass(eq=False)
@@ -96,8 +96,3 @@ def check_shapes(leaves: Sequence[LeafUpdate]) -> None:
         for name, x in leaf.state.items():
             if x.shape != leaf.shapes.get(name, shape) and leaf.is_array(name):
                 raise Reshaped(leaf, f"state {name}", x)
-
-
-@lru_cache(maxsize=4096)
-def _reduces_over_model(program: Program) -> bool:
-    return any(n.is_reduction and n.static == "global" for n in program.nodes)

@@ -82,6 +82,7 @@ class Optimizer(torch.optim.Optimizer):
         self._forget()
         defaults = self._defaults() | self._fixed | {"maximize": maximize}
         super().__init__(params, defaults)
+        self.rule.check_policies(leaf for group in self.param_groups for leaf in _leaves(group))
 
     def _forget(self) -> None:
         """Drop what is only remembered to save time."""
@@ -119,8 +120,9 @@ class Optimizer(torch.optim.Optimizer):
             del self.param_groups[before:], self._groups[before:]
             raise
         self._given += given or []
+        self._start_model()
         if is_first and self._given:
-            self._start_model()
+            self._place(self.parameters()[0])
         self._share()
 
     def _split(self, given: dict[str, Any]) -> list[tuple[dict[str, Any], Group]]:
@@ -154,14 +156,15 @@ class Optimizer(torch.optim.Optimizer):
         return made
 
     def _start_model(self) -> None:
-        """State of the model begins with the first parameter."""
-        group, own = next((group, own) for group, own in self._both() if group["params"])
-        p = group["params"][0]
-        leaf = Leaf(_name(group, 0), tuple(p.shape))
-        hyper = grouping.read(self.rule, self._names.keys, group, own)
-        with torch.no_grad():
-            self._model = states.initial_of_model(self.rule, leaf, p, hyper)
-        self._place(p)
+        """State of the model begins with the first parameter whose rule has it."""
+        for group, own in self._both():
+            for p, leaf in zip(group["params"], _leaves(group), strict=True):
+                fields = [f for f in self.rule.fields if f.is_of_model and f.name not in self._model]
+                if not fields:
+                    return
+                hyper = grouping.read(self.rule, self._names.keys, group, own)
+                with torch.no_grad():
+                    self._model |= states.initial_of_model(self.rule, leaf, p, hyper, fields)
 
     def _share(self) -> None:
         """Every group holds the same tensors for what belongs to the model: the keys of `state` are parameters only."""
@@ -327,7 +330,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _slot(self, rule: Rule, group: Mapping[str, Any], i: int, hyper: dict[str, Any]) -> Slot:
         p = group["params"][i]
-        leaf = Leaf(_name(group, i), tuple(real(p).shape))  # a complex tensor is computed with as pairs of numbers
+        leaf = Leaf(_name(group, i), tuple(real(p).shape), p.is_complex())
         state = self.state[p]
         program = rule.program(leaf)
         program = self._programs.setdefault(program, program)
@@ -378,7 +381,7 @@ class Optimizer(torch.optim.Optimizer):
     def _entries(self) -> list[checkpoint.Entry]:
         """The parameters in the order in which the user gave them."""
         entries = [
-            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape)), _describe(group, i), number)
+            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number)
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]
@@ -471,6 +474,10 @@ def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:
             f"{where} is a lazy conjugate or negative of other memory, of which only a copy could be updated. Give "
             "p.resolve_conj().resolve_neg()."
         )
+
+
+def _leaves(group: Mapping[str, Any]) -> list[Leaf]:
+    return [Leaf(_name(group, i), tuple(p.shape)) for i, p in enumerate(group["params"])]
 
 
 def _name(group: Mapping[str, Any], i: int) -> str:

@@ -10,7 +10,7 @@ import pickle
 from dataclasses import dataclass
 from typing import Any
 
-from trainfn.rule import Link, Rule
+from trainfn.rule import Link, Partition, Rule
 from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 
@@ -43,8 +43,11 @@ class Portable:
 
 
 def _without_lost(rule: Rule, lost: dict[int, Lost]) -> Rule:
-    links = []
+    links: list[Link | Partition] = []
     for link in rule.links:
+        if isinstance(link, Partition):
+            links.append(Partition(link.policy, tuple(_without_lost(r, lost) for r in link.rules)))
+            continue
         hyper = {name: _portable(name, value, lost) for name, value in link.hyper.items()}
         inner = None if link.inner is None else _without_lost(link.inner, lost)
         links.append(Link(link.definition, link.options, hyper, inner))

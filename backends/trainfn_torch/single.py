@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, cast
 
 import torch
@@ -38,17 +38,18 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
     leaves = batch.leaves
     total = float(sum(leaf.p.numel() for leaf in leaves))
-    applied: Any = True
-    if "applied" in leaves[0].program.output:
-        applied = is_applied([_call(leaf, total, ("applied",)) for leaf in leaves])
+    applied, counted = (
+        holds(flag, leaves[0], lambda name: [_call(leaf, total, (name,)) for leaf in leaves])
+        for flag in ("applied", "counted")
+    )
     if applied is False:
         return False
-    together = [leaves] if leaves[0].is_coupled else [[leaf] for leaf in leaves]
+    together = [leaves] if any(leaf.is_coupled for leaf in leaves) else [[leaf] for leaf in leaves]
     for some in together:
         results = run([_call(leaf, total, written(leaf)) for leaf in some], TABLE)
         for leaf, result in zip(some, results, strict=True):
             _store(leaf, result, applied)
-    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], applied)
+    count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], both(applied, counted))
     return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
 
 
@@ -65,7 +66,7 @@ def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
 
 def written(leaf: LeafUpdate) -> tuple[str, ...]:
     """The outputs an update stores."""
-    return tuple(name for name in leaf.program.output if name not in ("update", "applied"))
+    return tuple(name for name in leaf.program.output if name not in ("update", "applied", "counted"))
 
 
 def array_state(leaf: LeafUpdate) -> dict[str, torch.Tensor]:
@@ -86,14 +87,18 @@ def scalar_inputs(leaf: LeafUpdate, total: float) -> dict[str, Any]:
     return {**inputs, "step": load(leaf.step), "count.leaf": float(leaf.p.numel()), "count.global": total}
 
 
-def is_applied(calls: Sequence[Call]) -> Any:
-    """Whether the update happens: a bool, or a 0-d tensor where only a device knows."""
-    flags = [result["applied"] for result in run(calls, TABLE)]
-    applied = flags[0]
-    for flag in flags[1:]:
-        applied = TABLE.scalars["and"](applied, flag)
-    is_unknown = isinstance(applied, torch.Tensor) and not has_numbers(applied)
-    return True if is_unknown else applied  # tensors that are shapes only are updated for their shapes
+def holds(flag: str, leaf: LeafUpdate, calls: Callable[[str], Sequence[Call]]) -> Any:
+    """Whether the update is `applied`, or `counted`: a bool, or a 0-d tensor where only a device knows."""
+    if flag not in leaf.program.output:
+        return True
+    result = reduce(both, [outputs[flag] for outputs in run(calls(flag), TABLE)])
+    is_unknown = isinstance(result, torch.Tensor) and not has_numbers(result)
+    return True if is_unknown else result  # tensors that are shapes only are updated for their shapes
+
+
+def both(a: Any, b: Any) -> Any:
+    """Whether two flags hold, each a bool or a 0-d tensor."""
+    return TABLE.scalars["and"](a, b)
 
 
 def count(counters: Sequence[torch.Tensor], applied: Any) -> None:

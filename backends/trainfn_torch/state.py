@@ -39,10 +39,11 @@ def initial(rule: Rule, names: Names, leaf: Leaf, p: torch.Tensor, hyper: Mappin
     return state
 
 
-def initial_of_model(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The state of the model, by the core's names."""
-    fields = [f for f in rule.fields if f.is_of_model]
-    values = _run(rule, leaf, p, hyper, fields) if fields else {}
+def initial_of_model(
+    rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], fields: list[Field]
+) -> dict[str, torch.Tensor]:
+    """Those fields of the model's state that this leaf's program has, by the core's names."""
+    values = _run(rule, leaf, p, hyper, fields)
     return {f.name: _number(f, values, p) for f in fields if f.inputs[0] in values}
 
 

@@ -120,6 +120,7 @@ KERNEL void finish(const Context c) {
     for (int i = 0; i < SCALAR_STATES; ++i)
         if (stored_scalars[i] >= 0)
             *c.scalar_states[tensor * SCALAR_STATES + i] = (float)c.slots[tensor * SLOTS + stored_scalars[i]];
-    *c.steps[tensor] = FLOAT_ADD(*c.steps[tensor], 1.0f);
-    if (tensor == 0 && c.updates) *c.updates = FLOAT_ADD(*c.updates, 1.0f);
+    const float counted = COUNTED < 0 || c.slots[tensor * SLOTS + COUNTED] != 0.0 ? 1.0f : 0.0f;
+    *c.steps[tensor] = FLOAT_ADD(*c.steps[tensor], counted);
+    if (tensor == 0 && c.updates) *c.updates = FLOAT_ADD(*c.updates, counted);
 }

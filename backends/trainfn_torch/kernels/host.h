@@ -102,6 +102,9 @@ EXPORT int is_applied(Context *c) {
     return 1;
 }
 
+/* By how much counters move on: every row says the same. */
+static float counted(const double *slots) { return COUNTED < 0 || slots[COUNTED] != 0.0 ? 1.0f : 0.0f; }
+
 /* Writes scalar state and moves the counters on; `updates` counts for the whole model, or is null. */
 EXPORT void finish(Context *c, float *updates) {
     const unsigned theirs = enter(PLAIN);
@@ -109,9 +112,9 @@ EXPORT void finish(Context *c, float *updates) {
         const double *s = c->slots + c->row_of[tensor] * SLOTS;
         for (i64 i = 0; i < SCALAR_STATES; ++i)
             if (stored_scalars[i] >= 0) *c->scalar_states[tensor * SCALAR_STATES + i] = (float)s[stored_scalars[i]];
-        *c->steps[tensor] += 1.0f;
+        *c->steps[tensor] += counted(s);
     }
-    if (updates) *updates += 1.0f;
+    if (updates) *updates += counted(c->slots);
     leave(theirs);
 }
 

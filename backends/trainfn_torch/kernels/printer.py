@@ -33,8 +33,12 @@ class Reduction:
     node: int
     level: int
     kind: str
-    is_global: bool
+    scope: str | None  # of which leaves, as in the program
     slot: int
+
+    @property
+    def is_global(self) -> bool:
+        return self.scope is not None
 
     @property
     def is_max(self) -> bool:
@@ -139,7 +143,7 @@ class Kernel:
     def reductions(self) -> tuple[Reduction, ...]:
         nodes = self.program.nodes
         return tuple(
-            Reduction(i, level, self._kind(nodes[i]), nodes[i].static == "global", self.slots[i])
+            Reduction(i, level, self._kind(nodes[i]), nodes[i].scope, self.slots[i])
             for level, phase in enumerate(self.phases)
             for i in phase.reductions
         )
@@ -156,10 +160,9 @@ class Kernel:
         """Whether leaves with equal steps and hyperparameters may have different scalars."""
         return bool(self.scalar_states) or any(not r.is_global for r in self.reductions)
 
-    @cached_property
-    def applied_slot(self) -> int:
-        """Slot of the flag that says whether anything happens; -1 if it always does."""
-        return self.slots[self.program.output["applied"]] if "applied" in self.program.output else -1
+    def flag_slot(self, name: str) -> int:
+        """Slot of the flag `applied` or `counted`; -1 if it always holds."""
+        return self.slots[self.program.output[name]] if name in self.program.output else -1
 
     @cached_property
     def applied_level(self) -> int:
@@ -222,7 +225,8 @@ def _sizes(kernel: Kernel) -> Iterator[str]:
         "SCALAR_STATES": len(kernel.scalar_states),
         "REDUCTIONS": len(kernel.reductions),
         "LEVELS": len(kernel.phases),
-        "APPLIED": kernel.applied_slot,
+        "APPLIED": kernel.flag_slot("applied"),
+        "COUNTED": kernel.flag_slot("counted"),
         "APPLIED_LEVEL": kernel.applied_level,
         "ROW_FOR_EACH_TENSOR": int(kernel.has_row_for_each_tensor),
         "STEP": STEP,
