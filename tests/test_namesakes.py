@@ -10,6 +10,7 @@ where upstream carries an error of its own we are far below it (adam in optax: 0
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
@@ -56,7 +57,9 @@ def _ours(name: str, dtype: Any) -> list[Model]:
 def _torch(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
     import torch
 
-    return _torch_run(partial(getattr(torch.optim, namesake.name), foreach=False), namesake, params, grads)
+    make = getattr(torch.optim, namesake.name)
+    has_foreach = "foreach" in inspect.signature(make).parameters
+    return _torch_run(partial(make, foreach=False) if has_foreach else make, namesake, params, grads)
 
 
 def _peer(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
@@ -68,12 +71,12 @@ def _peer(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mod
 def _torch_run(make: Any, namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Model]:
     import torch
 
-    tensors = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
+    tensors = {k: torch.tensor(p, requires_grad=True) for k, p in namesake.model(params).items()}
     optimizer = make(list(tensors.values()), **namesake.hyper)
     path = []
     for g in grads:
         for k, p in tensors.items():
-            p.grad = torch.tensor(g[k])
+            p.grad = namesake.gradient(g[k])
         optimizer.step()
         path.append({k: p.detach().numpy().copy() for k, p in tensors.items()})
     return path
@@ -89,7 +92,7 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
         if namesake.around:
             wrapper, hyper = namesake.around
             tx = attrgetter(wrapper)(optax)(tx, **hyper)
-        params = {k: jax.numpy.asarray(p) for k, p in params.items()}
+        params = {k: jax.numpy.asarray(p) for k, p in namesake.model(params).items()}
         state = tx.init(params)
 
         @jax.jit
@@ -99,7 +102,7 @@ def _optax(namesake: Namesake, params: Model, grads: Sequence[Model]) -> list[Mo
 
         path = []
         for n, g in enumerate(grads):
-            params, state = step(params, state, g, loss(n))
+            params, state = step(params, state, namesake.model(g), loss(n))
             path.append({k: np.asarray(p) for k, p in params.items()})
     return path
 
@@ -115,20 +118,22 @@ def _flat(model: Model) -> Any:
 @pytest.mark.parametrize(("row", "library"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_float64(row: Row, library: str) -> None:
     params, grads = _model(np.float64)
-    ours, theirs = _ours(row.name, np.float64), UPSTREAM[library](getattr(row, library), params, grads)
+    namesake = getattr(row, library)
+    ours, theirs = _ours(row.name, np.float64), UPSTREAM[library](namesake, params, grads)
+    params = namesake.model(params)
     moved, apart = 0.0, 0.0
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(map(namesake.model, ours), theirs, strict=True):
         moved = max(moved, float(np.max(np.abs(_flat(a) - _flat(params)))))
         apart = max(apart, float(np.max(np.abs(_flat(a) - _flat(b)))))
     assert moved > 0
-    assert apart <= getattr(row, library).precision * moved
+    assert apart <= namesake.precision * moved
 
 
 @pytest.mark.parametrize(("row", "library"), PAIRS, ids=lambda x: getattr(x, "name", x))
 def test_float32(row: Row, library: str) -> None:
-    exact = _ours(row.name, np.float64)
-    ours = _ours(row.name, np.float32)
-    theirs = UPSTREAM[library](getattr(row, library), *_model(np.float32))
+    namesake = getattr(row, library)
+    exact, ours = ([namesake.model(step) for step in _ours(row.name, dtype)] for dtype in (np.float64, np.float32))
+    theirs = UPSTREAM[library](namesake, *_model(np.float32))
 
     def error(path: list[Model]) -> float:
         """The 99th percentile over elements and steps: a sign that rounding decided is no measure of accuracy."""

@@ -40,6 +40,7 @@ from trainfn.rules import lion as lion
 from trainfn.rules import mars as mars
 from trainfn.rules import momo as momo
 from trainfn.rules import momo_adam as momo_adam
+from trainfn.rules import muon as muon
 from trainfn.rules import nadam as nadam
 from trainfn.rules import normalize as normalize
 from trainfn.rules import novograd as novograd

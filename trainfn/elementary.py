@@ -119,21 +119,18 @@ def grids() -> Program:
     return graph.program({"coarse": coarse, "fine": fine_grid(coarse, count)})
 
 
-@cache
-def slices() -> Program:
-    """Grids that cut the rows and columns of two matrices in two parts each, whose products are exact in any order.
+def slices(count: int) -> tuple[float, float]:
+    """Factors for which two matrices can be cut in two parts each whose products are exact in any order.
 
-    Outputs `coarse` and `fine` of the inputs `largest`, of a row or column, and `count`, its length.  With
-    2**e > largest and 2**L > count, the coarse part (x + M) - M is a multiple of 2**(e + 1 - b), and so a whole number
-    of at most b bits with its sign; the fine part is one of another 2**-b of that size.  For 2 b = 55 - L a product of
-    such numbers has at most 2 b - 2 bits, and a sum of `count` of them 53, whoever takes it (Ozaki et al., Numerical
-    Algorithms 59, 2012).  What is left over is 2**(e - 2 b) at most: 2**-44 of the largest for rows of a thousand.
+    Of a row or column of `count` numbers, the largest of size m, the coarse part of x is (x + M) - M with M = c m, and
+    the fine part the same of what is left, with M = f m.  The power of two c = 2**(54 - b) makes the coarse part a
+    whole number of b bits at most, in units of M's last bit or half of that, and f = c 2**-b the fine part another of
+    as many.  A product of two has 2 b bits, and a sum of `count` < 2**L products 2 b + L, which b = (53 - L) / 2 makes
+    53 at most, whoever takes it (Ozaki et al., Numerical Algorithms 59, 2012).  What is left is below 2**(1 - 2 b) m:
+    2**-41 m for rows of a thousand.
     """
-    graph = Graph()
-    largest, count = (graph.input(name, Sort.SCALAR) for name in ("largest", "count"))
-    bits: Any = _floor((54.0 - _exponent(count)) * 0.5)
-    coarse = _pow2((_exponent(largest) + 1.0) + (53.0 - bits))
-    return graph.program({"coarse": coarse, "fine": coarse * _pow2(-bits)})
+    bits = (53 - count.bit_length()) // 2
+    return 2.0 ** (54 - bits), 2.0 ** (54 - 2 * bits)
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:

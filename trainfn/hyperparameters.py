@@ -89,6 +89,7 @@ DOMAINS: Mapping[str, Domain] = {
     "min_norm": _NONNEGATIVE,
     "min_share": Domain(0.0, 1.0, excludes_low=True),
     "max_norm": _POSITIVE,
+    "consistent_rms": _POSITIVE,
     "max_param_norm": _POSITIVE,
     "max_ratio": _POSITIVE,
     "max_rms": _POSITIVE,

@@ -236,9 +236,9 @@ def _matmul(x: Any, y: Any) -> Any:
 def _slices(axis: int, x: Any) -> tuple[Any, Any]:
     wide = np.asarray(x, np.float64)
     largest = np.max(np.abs(wide), axis, keepdims=True, initial=0.0)
-    coarse, fine = run([Call(slices(), {"largest": largest, "count": float(x.shape[axis])})], TABLE)[0].values()
-    high = _coarse(coarse, wide)
-    return high, _coarse(fine, wide - high)
+    coarse, fine = slices(x.shape[axis])
+    high = _coarse(coarse * largest, wide)
+    return high, _coarse(fine * largest, wide - high)
 
 
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {

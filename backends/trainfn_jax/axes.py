@@ -16,13 +16,17 @@ from jax import Array, lax
 
 from trainfn.elementary import grids, slices
 from trainfn.interpret import evaluate_scalars
-from trainfn.program import Program
 from trainfn_jax.scalars import FLOAT64, TABLE, rounded
 
 
 def axis_sum(axis: int, x: Array) -> Array:
     """Sums along an axis, which stays with length 1, rounded once."""
-    largest, high, low = _parts(grids(), axis, x)
+    wide = lax.convert_element_type(x, FLOAT64)
+    largest = _largest(axis, lax.abs(wide), 0.0)
+    coarse, fine = jax.vmap(lambda size: _grids(size, float(x.shape[axis])))(largest.reshape(-1))
+    coarse, fine = (jnp.broadcast_to(grid.reshape(largest.shape), x.shape) for grid in (coarse, fine))
+    high = _on_grid(wide, coarse)
+    low = _on_grid(lax.sub(wide, high), fine)
     sums = lax.add(*(jnp.sum(part, axis, keepdims=True) for part in (high, low)))
     once: Array = rounded(jnp.where(largest < math.inf, sums, largest), x.dtype)
     return once
@@ -40,19 +44,17 @@ def _largest(axis: int, x: Array, least: float) -> Array:
     return jnp.where(jnp.any(x != x, axis, keepdims=True), np.asarray(np.nan, x.dtype), largest)
 
 
-def _parts(program: Program, axis: int, x: Array) -> tuple[Array, Array, Array]:
-    """The largest along an axis, and x in float64 on the two grids that a program makes of it."""
-    wide = lax.convert_element_type(x, FLOAT64)
-    largest = _largest(axis, lax.abs(wide), 0.0)
-    coarse, fine = jax.vmap(lambda size: _grids(program, size, float(x.shape[axis])))(largest.reshape(-1))
-    coarse, fine = (jnp.broadcast_to(grid.reshape(largest.shape), x.shape) for grid in (coarse, fine))
-    high = _on_grid(wide, coarse)
-    return largest, high, _on_grid(lax.sub(wide, high), fine)
-
-
-def _grids(program: Program, largest: Array, count: float) -> tuple[Array, Array]:
-    values = evaluate_scalars(program, {"largest": largest, "count": count}, TABLE)
+def _grids(largest: Array, count: float) -> tuple[Array, Array]:
+    values = evaluate_scalars(grids(), {"largest": largest, "count": count}, TABLE)
     return values["coarse"], values["fine"]
+
+
+def _slices(axis: int, x: Array) -> tuple[Array, Array]:
+    wide = lax.convert_element_type(x, FLOAT64)
+    largest = jnp.max(lax.abs(wide), axis, keepdims=True, initial=0.0)  # a NaN makes its row NaN without it
+    coarse, fine = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
+    high = _on_grid(wide, coarse)
+    return high, _on_grid(lax.sub(wide, high), fine)
 
 
 def _on_grid(x: Array, grid: Array) -> Array:
@@ -63,7 +65,7 @@ def matmul(x: Array, y: Array) -> Array:
     """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
     if x.dtype == FLOAT64:
         return matmul_fast(x, y)
-    (_, a, a_rest), (_, b, b_rest) = _parts(slices(), -1, x), _parts(slices(), -2, y)
+    (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
     small = lax.add(jnp.matmul(a, b_rest), jnp.matmul(a_rest, b))
     product = rounded(lax.add(jnp.matmul(a, b), small), x.dtype)
     return jnp.where(product == 0, np.zeros((), x.dtype), product)

@@ -69,7 +69,7 @@ def optimizer(
         bound.apply_defaults()
         mask = bound.arguments.pop("mask", None)
         hyper = {
-            ours: _as_hyperparameter(f"{name}'s {argument}", x)
+            ours: as_hyperparameter(f"{name}'s {argument}", x)
             for argument, value in bound.arguments.items()
             for ours, x in _hyperparameters(rule, argument, value)
         }
@@ -113,7 +113,7 @@ def _doc(name: str, rule: Definition, has_mask: bool) -> str:
     return _DOC.format(name=name, rule_name=rule.name, example=example, mask=mask, rule=text)
 
 
-def _as_hyperparameter(argument: str, value: Any) -> Any:
+def as_hyperparameter(argument: str, value: Any) -> Any:
     """Of optax's functions: what would be asked about the leaf elsewhere is a schedule here."""
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 

@@ -251,7 +251,52 @@ class Adafactor(_Namesake):
         rule = rules.adafactor(
             lr=lr, decay=-beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay, eps1_is_floor=True
         )
-        super().__init__(params, rule, fixed={"beta2_decay": beta2_decay, "eps": eps}, **options)  # type: ignore[dict-item]
+        fixed: Any = {"beta2_decay": beta2_decay, "eps": eps}
+        super().__init__(params, rule, fixed=fixed, **options)
+
+
+class Muon(_Namesake):
+    """torch.optim.Muon: `trainfn.rules.muon`, which iterates in float32, not in bfloat16."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        weight_decay: Any = 0.1,
+        momentum: Any = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: Any = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        **options: Any,
+    ) -> None:
+        if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+            raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r} must be 'original' or 'match_rms_adamw'.")
+        rule = rules.muon(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            coefficients=tuple(ns_coefficients),
+            eps=eps,
+            steps=ns_steps,
+            consistent_rms=0.2 if adjust_lr_fn == "match_rms_adamw" else None,
+        )
+        fixed: Any = {
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, rule, fixed=fixed, **options)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.ndim != 2:
+                    raise ValueError(
+                        f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give vectors to AdamW, or "
+                        "trainfn_torch.Optimizer a partition; trainfn.muon takes convolutions, too."
+                    )
 
 
 class Rprop(_Namesake):

@@ -381,7 +381,9 @@ class Optimizer(torch.optim.Optimizer):
     def _entries(self) -> list[checkpoint.Entry]:
         """The parameters in the order in which the user gave them."""
         entries = [
-            checkpoint.Entry(p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number)
+            checkpoint.Entry(
+                p, Leaf(_name(group, i), tuple(real(p).shape), p.is_complex()), _describe(group, i), number
+            )
             for number, group in enumerate(self.param_groups)
             for i, p in enumerate(group["params"])
         ]

@@ -235,10 +235,9 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _slices(axis: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     wide = x.to(torch.float64)
     largest = _largest(axis, wide)
-    count = torch.full_like(largest, x.shape[axis])
-    coarse, fine = run([Call(slices(), {"largest": largest, "count": count})], TABLE)[0].values()
-    high = _coarse(coarse, wide)
-    return high, _coarse(fine, wide - high)
+    coarse, fine = slices(x.shape[axis])
+    high = _coarse(coarse * largest, wide)
+    return high, _coarse(fine * largest, wide - high)
 
 
 def _largest(axis: int, wide: torch.Tensor) -> torch.Tensor:

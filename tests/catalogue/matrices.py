@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import trainfn as tf
 from tests.catalogue.row import Namesake, Row, row
+from trainfn.rule import partition
+from trainfn.rules.muon import COEFFICIENTS
 
 _T_IN_FLOAT32 = 1e-6  # optax computes t^-decay in float32, whatever the parameters are
 
@@ -58,4 +60,56 @@ ROWS: tuple[Row, ...] = (
         ),
     ),
     row(tf.adafactor, "adafactor_paper"),
+    row(
+        tf.muon,
+        lr=1e-2,
+        weight_decay=0.1,
+        torch=Namesake("Muon", {"lr": 1e-2}, matrices_only=True, in_bfloat16=True),
+        edges={"momentum": (0.0,), "eps": (0.0,), "weight_decay": (0.0,)},
+    ),
+    row(
+        tf.muon,
+        "muon_matched",
+        lr=1e-2,
+        consistent_rms=0.2,
+        weight_decay=0.1,
+        coefficients=(3.0, -3.2, 1.2),
+        steps=3,
+        torch=Namesake(
+            "Muon",
+            {
+                "lr": 1e-2,
+                "adjust_lr_fn": "match_rms_adamw",
+                "ns_coefficients": (3.0, -3.2, 1.2),
+                "ns_steps": 3,
+            },
+            matrices_only=True,
+            in_bfloat16=True,
+        ),
+    ),
+    Row(
+        "muon_optax",
+        lambda **h: partition(
+            {
+                lambda leaf: leaf.ndim == 2: tf.muon(
+                    momentum=0.9,
+                    eps=1e-8,
+                    weight_decay=0.1,
+                    consistent_rms=0.2,
+                    coefficients=COEFFICIENTS["dion"],
+                    debias=True,
+                    eps_is_floor=False,
+                    out_axis=-1,
+                    **h,
+                )
+            },
+            otherwise=tf.adamw(weight_decay=0.0, eps_root=0.0, nesterov=True, **h),
+        ),
+        optax=Namesake(
+            "contrib.muon",
+            {"learning_rate": 1e-2, "ns_coeffs": "dion", "beta": 0.9, "weight_decay": 0.1, "consistent_rms": 0.2},
+        ),
+        hyper={"lr": 1e-2},
+    ),
+    row(tf.muon, "muon_plain", lr=1e-2, nesterov=False, debias=True, out_axis=-1, is_scaled=False),
 )

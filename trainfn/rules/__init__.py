@@ -35,6 +35,7 @@ from trainfn.rules.lion import lion as lion
 from trainfn.rules.mars import mars as mars
 from trainfn.rules.momo import momo as momo
 from trainfn.rules.momo import momo_adam as momo_adam
+from trainfn.rules.muon import muon as muon
 from trainfn.rules.nadam import nadam as nadam
 from trainfn.rules.normalize import normalize as normalize
 from trainfn.rules.novograd import novograd as novograd
