@@ -301,6 +301,17 @@ def test_nothing_moves_at_lr_zero_and_gradient_zero(row: Row) -> None:
         assert_same_bits(params, {k: step[f"{k}/p"] for k in params}, row.name)
 
 
+def test_cube_roots_are_close_for_all_magnitudes() -> None:
+    from trainfn.rules.madgrad import cube_root
+
+    x = np.abs(np.concatenate([numbers(1, (500,), decades=37), 3e38 * numbers(2, (500,), decades=37), [0.0, 0.0]]))
+    x = x.astype(np.float32)
+    rule = tf.rule(lambda g: cube_root(g))()
+    roots = reference.update(rule, reference.init(rule, {"x": x}), {"x": x}, {"x": x})[0]["x"]
+    exact = np.cbrt(reference.load(x).astype(np.float64))
+    assert np.all(np.abs(roots - exact) <= 3 * np.spacing(exact.astype(np.float32)))
+
+
 def test_a_skipped_update_changes_nothing() -> None:
     params, grads = _params_and_grads(4)
     grads[2]["b"][1] = np.inf

@@ -20,9 +20,11 @@ from trainfn.rules import ademamix as ademamix
 from trainfn.rules import adopt as adopt
 from trainfn.rules import asgd as asgd
 from trainfn.rules import cautious_weight_decay as cautious_weight_decay
+from trainfn.rules import centralize as centralize
 from trainfn.rules import clip_by_global_norm as clip_by_global_norm
 from trainfn.rules import clip_by_norm as clip_by_norm
 from trainfn.rules import clip_by_rms as clip_by_rms
+from trainfn.rules import clip_by_unit_norm as clip_by_unit_norm
 from trainfn.rules import clip_by_value as clip_by_value
 from trainfn.rules import cocob as cocob
 from trainfn.rules import corrected_weight_decay as corrected_weight_decay
@@ -37,6 +39,7 @@ from trainfn.rules import lamb as lamb
 from trainfn.rules import laprop as laprop
 from trainfn.rules import lars as lars
 from trainfn.rules import lion as lion
+from trainfn.rules import madgrad as madgrad
 from trainfn.rules import mars as mars
 from trainfn.rules import momo as momo
 from trainfn.rules import momo_adam as momo_adam
@@ -55,6 +58,7 @@ from trainfn.rules import sgd as sgd
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
+from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio
 from trainfn.rules import yogi as yogi
 from trainfn.schedules import Schedule as Schedule

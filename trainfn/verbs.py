@@ -212,7 +212,7 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Any:
     """The elements of x, in the order of its last axis first, in another shape of as many."""
     if math.prod(_expect_array("reshape", x).shape) != math.prod(shape):
         raise TraceError(f"reshape: {x!r} of shape {x.shape} has another number of elements than {shape}.")
-    return x.graph.emit("reshape", (x.index,), Sort.ARRAY, tuple(shape))
+    return x if x.shape == tuple(shape) else x.graph.emit("reshape", (x.index,), Sort.ARRAY, tuple(shape))
 
 
 # -- making state ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ __all__ = [
     "dadapt_adamw",
     "dog",
     "dowg",
+    "madgrad",
     "momo",
     "momo_adam",
     "muon",
@@ -70,6 +71,7 @@ momo_adam = _optimizer(
     ("weight_decay", 0.0),
     ("adapt_lower_bound", False),
 )
+madgrad = _optimizer(trainfn.madgrad, LEARNING_RATE, ("momentum", 0.9), ("weight_decay", 0.0), ("eps", 1e-6))
 cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
 acprop = _optimizer(
     trainfn.acprop,

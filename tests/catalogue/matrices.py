@@ -7,7 +7,7 @@ from tests.catalogue.row import Namesake, Row, row
 from trainfn.rule import partition
 from trainfn.rules.muon import COEFFICIENTS
 
-_T_IN_FLOAT32 = 1e-6  # optax computes t^-decay in float32, whatever the parameters are
+_T_IN_FLOAT32 = 1e-6  # optax computes powers of t in float32, whatever the parameters are
 
 ROWS: tuple[Row, ...] = (
     row(
@@ -110,6 +110,34 @@ ROWS: tuple[Row, ...] = (
             {"learning_rate": 1e-2, "ns_coeffs": "dion", "beta": 0.9, "weight_decay": 0.1, "consistent_rms": 0.2},
         ),
         hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_centralized",
+        lambda **h: tf.chain(tf.centralize(), tf.sgd(**h)),
+        optax=Namesake("sgd", {"learning_rate": 1e-2}, before=(("centralize", {}),)),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_clipped_by_unit_norm",
+        lambda **h: tf.chain(tf.clip_by_unit_norm(0.3, out_axis=-1), tf.sgd(**h)),
+        optax=Namesake("sgd", {"learning_rate": 1e-2}, before=(("adaptive_grad_clip", {"clipping": 0.3}),)),
+        hyper={"lr": 1e-2},
+    ),
+    row(
+        tf.stable_adamw,
+        lr=1e-2,
+        b2=0.5,
+        weight_decay=0.1,
+        peer=Namesake("StableAdamW", {"lr": 1e-2, "betas": (0.9, 0.5), "weight_decay": 0.1}),
+        edges={"b1": (0.0,), "eps": (0.0,)},
+    ),
+    row(
+        tf.madgrad,
+        lr=1e-2,
+        weight_decay=0.1,
+        optax=Namesake("contrib.madgrad", {"learning_rate": 1e-2, "weight_decay": 0.1}, precision=_T_IN_FLOAT32),
+        peer=Namesake("MADGRAD", {"lr": 1e-2, "weight_decay": 0.1, "foreach": False}),
+        edges={"momentum": (0.0,), "eps": (0.0,)},
     ),
     row(tf.muon, "muon_plain", lr=1e-2, nesterov=False, debias=True, out_axis=-1, is_scaled=False),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from trainfn.rule import rule
 from trainfn.rules.lion import Mean
+from trainfn.rules.matrices import as_matrix
 from trainfn.trace import Static
 from trainfn.verbs import leaf_norm, matmul, maximum, reshape, transpose
 
@@ -76,13 +76,6 @@ def muon(
     o = reshape(orthogonalised(x / size, coefficients, steps, exact), p.shape)
     o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
     return -lr * (o + weight_decay * p), Mean(m)
-
-
-def as_matrix(x: Any, out_axis: int = 0) -> Any:
-    """x with all axes but one, its first (0) or last (-1), made one."""
-    length = x.shape[out_axis] if x.ndim else 1
-    rest = math.prod(x.shape[1:] if out_axis == 0 else x.shape[:-1])
-    return reshape(x, (length, rest) if out_axis == 0 else (rest, length))
 
 
 def orthogonalised(x: Any, coefficients: Any, steps: int, exact: bool = True) -> Any:
