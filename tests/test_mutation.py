@@ -40,6 +40,7 @@ SURVIVORS = {
     "rprop sign8: left out": "only the sign of the product is asked for, which underflow alone changes",
     "adabelief sub21: operands swapped": "the difference is squared",
     "acprop sub21: operands swapped": "the difference is squared",
+    "came sub62: operands swapped": "the difference is squared",
     "adafactor_paper of b sqrt35: left out": _RELATIVE_STEP,
     "adafactor_paper of b div36: operands swapped": _RELATIVE_STEP,
     "adafactor_paper sqrt54: left out": _RELATIVE_STEP,

@@ -19,6 +19,7 @@ from trainfn.rules import adan as adan
 from trainfn.rules import ademamix as ademamix
 from trainfn.rules import adopt as adopt
 from trainfn.rules import asgd as asgd
+from trainfn.rules import came as came
 from trainfn.rules import cautious_weight_decay as cautious_weight_decay
 from trainfn.rules import centralize as centralize
 from trainfn.rules import clip_by_global_norm as clip_by_global_norm
@@ -58,6 +59,7 @@ from trainfn.rules import sgd as sgd
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
+from trainfn.rules import sm3 as sm3
 from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio
 from trainfn.rules import yogi as yogi

@@ -33,6 +33,7 @@ from trainfn_jax.optimizers import rprop as rprop
 from trainfn_jax.optimizers import sgd as sgd
 from trainfn_jax.optimizers import sign_sgd as sign_sgd
 from trainfn_jax.optimizers import signum as signum
+from trainfn_jax.optimizers import sm3 as sm3
 from trainfn_jax.optimizers import yogi as yogi
 from trainfn_jax.schedules import constant_schedule as constant_schedule
 from trainfn_jax.schedules import cosine_decay_schedule as cosine_decay_schedule
@@ -91,6 +92,7 @@ __all__ = [
     "sgdr_schedule",
     "sign_sgd",
     "signum",
+    "sm3",
     "transform",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

@@ -230,6 +230,7 @@ adafactor = optimizer(
     lr_in_decay=False,
     largest_axes=True,
 )
+sm3 = optimizer(trainfn.sm3, LEARNING_RATE, ("momentum", 0.9))
 rprop = optimizer(
     trainfn.rprop,
     LEARNING_RATE,

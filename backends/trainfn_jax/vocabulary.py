@@ -72,6 +72,7 @@ STATE: Mapping[str, Mapping[str, str]] = {
     "adamaxw": {"m": "mu", "u": "nu"},
     "adafactor": {"rows": "v_row", "columns": "v_col", "m": "ema"},
     "madgrad": {"v": "grad_sum_sq", "p0": "x0"},
+    "sm3": {"m": "nu"},
     "muon": {"m": "mu"},
     "adadelta": {"v": "e_g", "d": "e_x"},
     "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},

@@ -139,5 +139,25 @@ ROWS: tuple[Row, ...] = (
         peer=Namesake("MADGRAD", {"lr": 1e-2, "weight_decay": 0.1, "foreach": False}),
         edges={"momentum": (0.0,), "eps": (0.0,)},
     ),
+    row(
+        tf.sm3,
+        lr=1e-2,
+        optax=Namesake("sm3", {"learning_rate": 1e-2}, matrices_only=True),
+        peer=Namesake("SM3", {"lr": 1e-2, "momentum": 0.9, "eps": 1e-8}),
+        edges={"momentum": (0.0,), "eps": (0.0,)},
+    ),
+    row(
+        tf.came,
+        lr=1e-2,
+        b2=0.9,
+        b3=0.95,
+        d=0.5,
+        weight_decay=0.1,
+        peer=Namesake(
+            "CAME",
+            {"lr": 1e-2, "betas": (0.9, 0.9, 0.95), "clip_threshold": 0.5, "weight_decay": 0.1, "foreach": False},
+        ),
+        edges={"b1": (0.0,), "b3": (0.0,), "eps2": (0.0,)},
+    ),
     row(tf.muon, "muon_plain", lr=1e-2, nesterov=False, debias=True, out_axis=-1, is_scaled=False),
 )

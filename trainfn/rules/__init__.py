@@ -14,6 +14,7 @@ from trainfn.rules.ademamix import ademamix as ademamix
 from trainfn.rules.ademamix import simplified_ademamix as simplified_ademamix
 from trainfn.rules.adopt import adopt as adopt
 from trainfn.rules.asgd import asgd as asgd
+from trainfn.rules.came import came as came
 from trainfn.rules.centralize import centralize as centralize
 from trainfn.rules.clip import clip_by_global_norm as clip_by_global_norm
 from trainfn.rules.clip import clip_by_norm as clip_by_norm
@@ -52,6 +53,7 @@ from trainfn.rules.rprop import rprop as rprop
 from trainfn.rules.sgd import sgd as sgd
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum
+from trainfn.rules.sm3 import sm3 as sm3
 from trainfn.rules.stable_adamw import stable_adamw as stable_adamw
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio
 from trainfn.rules.yogi import yogi as yogi

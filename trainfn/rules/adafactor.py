@@ -96,11 +96,18 @@ def _root(state: Factored, square_g: Any, b2: Any, floor: Any, axes: tuple[int, 
     if axes is None:
         v = b2 * state.v + (1 - b2) * square_g
         return sqrt(v), None, None, v
+    return *factored_root(state.rows, state.columns, square_g, b2, floor, axes), None
+
+
+def factored_root(
+    rows: Any, columns: Any, x: Any, b2: Any, floor: Any = None, axes: tuple[int, int] = (-1, -2)
+) -> tuple[Any, Any, Any]:
+    """The root of the factored running mean of x, which is positive, and the next rows and columns."""
     along_rows, along_columns = axes
-    rows = b2 * state.rows + (1 - b2) * axis_mean(square_g, along_rows)
-    columns = b2 * state.columns + (1 - b2) * axis_mean(square_g, along_columns)
+    rows = b2 * rows + (1 - b2) * axis_mean(x, along_rows)
+    columns = b2 * columns + (1 - b2) * axis_mean(x, along_columns)
     mean = _at_least(floor, axis_mean(rows, along_columns))
-    return sqrt(rows / mean) * sqrt(columns), rows, columns, None
+    return sqrt(rows / mean) * sqrt(columns), rows, columns
 
 
 def _at_least(floor: Any, x: Any) -> Any:
