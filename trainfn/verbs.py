@@ -194,7 +194,7 @@ def matmul(x: Array, y: Array, exact: bool = True) -> Any:
 
     It is three products of float64 matrices, each free of rounding whatever the order of its sums, and more accurate
     than a product in float32.  A row of x or column of y in which a number is not finite makes its elements NaN.
-    Without `exact` it is the library's own product of float32 matrices: some six times as fast on CPUs, and more on
+    Without `exact` it is the library's own product of float32 matrices: several times as fast on CPUs, and more on
     GPUs, and close everywhere.  That is also what float64 leaves get.
     """
     for matrix in (x, y):

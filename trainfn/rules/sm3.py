@@ -38,8 +38,8 @@ def sm3(state: Covers, g: Any, *, lr: Any = 1e-1, momentum: Any = 0.9, eps: Any 
 
     The paper has no eps.  Leaves have up to five axes.
     """
-    _, *mu = state
-    v = functools.reduce(minimum, mu[: max(g.ndim, 1)]) + square(g)
+    mu: Any = state[1:][: max(g.ndim, 1)]
+    v = functools.reduce(minimum, mu) + square(g)
     u = where(v > 0, g / sqrt(v + eps), 0.0)
     m = momentum * state.m + (1 - momentum) * u
     return -lr * m, _covers(m, v)
