@@ -60,4 +60,8 @@ def _is_long(item: pytest.Item) -> bool:
     if not isinstance(row, Row) or row.name in FIRST or name not in LONG:
         return False
     executions = LONG[name]
+    if not row.is_elementwise:  # in torch all executions are single, and one run of each rule's first row is enough
+        is_first = row.name == getattr(row.make, "name", "")
+        if not is_first or name == "test_golden_trajectory" or parameters.get("execution") == "torch_foreach":
+            return True
     return executions is None or parameters.get("execution") in executions

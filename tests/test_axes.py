@@ -17,7 +17,7 @@ from tests.bits import assert_same_bits
 from tests.executions import EXECUTIONS, run_reference
 from tests.inputs import numbers, with_specials
 from trainfn import Array, reference
-from trainfn.verbs import axis_max, axis_sum, full_like, matmul, transpose, zeros_like
+from trainfn.verbs import axis_max, axis_sum, full_like, matmul, reshape, transpose, zeros_like
 
 SHAPES = {"matrix": (40, 33), "cube": (3, 4, 5), "empty": (0, 4), "row": (1, 7)}
 
@@ -55,6 +55,14 @@ def row_sums(state: Sums, g: Any) -> Any:
     return -g, Sums(axis_sum(g, -1))
 
 
+@tf.rule
+def products(g: Any, p: Any, *, scale: Any = 0.3, exact: tf.Static[bool] = True) -> Any:
+    """Nothing useful."""
+    flat = reshape(p, (math.prod(p.shape[:-1]), p.shape[-1]))
+    gram = matmul(transpose(flat), reshape(scale * g, flat.shape), exact)
+    return reshape(matmul(flat, scale * gram - transpose(gram), exact), g.shape) + g / axis_max(axis_sum(g, 0), -1)
+
+
 def _inputs(special: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     params = {k: numbers(i, s) for i, (k, s) in enumerate(SHAPES.items())}
     grads = [{k: numbers(100 * n + i, s) for i, (k, s) in enumerate(SHAPES.items())} for n in range(1, 5)]
@@ -68,6 +76,45 @@ def test_same_bits(execution: str, special: bool) -> None:
     expected = run_reference(row_and_column(), params, grads)
     for n, (a, b) in enumerate(zip(expected, EXECUTIONS[execution](row_and_column(), params, grads), strict=True)):
         assert_same_bits(a, b, f"step {n}")
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("execution", [name for name in EXECUTIONS if name.endswith(("single", "jit"))])
+def test_products_have_the_same_bits(execution: str, special: bool) -> None:
+    params, grads = _inputs(special)
+    expected = run_reference(products(), params, grads)
+    for n, (a, b) in enumerate(zip(expected, EXECUTIONS[execution](products(), params, grads), strict=True)):
+        assert_same_bits(a, b, f"step {n}")
+
+
+@pytest.mark.parametrize("execution", ["torch_single", "jax_jit"])
+def test_fast_products_are_close(execution: str) -> None:
+    params, grads = _inputs(False)
+    expected = run_reference(products(), params, grads[:1])[0]
+    actual = EXECUTIONS[execution](products(exact=False), params, grads[:1])[0]
+    for name, x in expected.items():
+        np.testing.assert_allclose(actual[name], x, rtol=0, atol=1e-6 * np.max(np.abs(x), initial=0), err_msg=name)
+
+
+def test_products_are_exact_and_of_no_order() -> None:
+    multiply = reference.arrays(np.float32, ())["matmul"]
+    x, y = numbers(7, (20, 300), decades=3), numbers(8, (300, 30), decades=12)
+    exact = [[np.float32(math.fsum(map(float, row.astype(float) * column))) for column in y.T] for row in x]
+    assert_same_bits({"": np.array(exact)}, {"": multiply(x, y)})
+    large = np.full((2, 1023), -1.0 - 2.0**-23, np.float32)  # all the same: nothing cancels
+    assert_same_bits(
+        {"": np.full((2, 2), math.fsum([float(large[0, 0]) ** 2] * 1023), np.float32)}, {"": multiply(large, large.T)}
+    )
+    order = np.random.default_rng(1).permutation(300)
+    assert_same_bits({"": multiply(x, y)}, {"": multiply(x[:, order], y[order])})
+
+
+def test_products_of_rows_with_an_infinity_are_nan() -> None:
+    x, y = np.ones((2, 3), np.float32), np.eye(3, 2, dtype=np.float32)
+    x[1, 2] = np.inf
+    with np.errstate(invalid="ignore"):
+        product = reference.arrays(np.float32, ())["matmul"](x, y)
+    assert_same_bits({"": np.array([[1, 1], [np.nan, np.nan]], np.float32)}, {"": product})
 
 
 def test_sums_are_exact_and_of_no_order() -> None:
@@ -157,6 +204,7 @@ class Kept(NamedTuple):
         (lambda g: axis_sum(g, 0), r"the update has shape \(1, 3\) where \(4, 3\) is due"),
         (lambda g: g + transpose(g), r"arrays of shapes \(4, 3\) and \(3, 4\) do not fit together"),
         (lambda g: matmul(g, g), r"matrices of shapes \(4, 3\) and \(4, 3\) cannot be multiplied"),
+        (lambda g: reshape(g, (3, 3)), r"of shape \(4, 3\) has another number of elements than \(3, 3\)"),
         (lambda g: g @ g, r"write matmul\(x, y\)"),
         (lambda g: g.T, r"Write transpose\(x\)"),
         (lambda g: full_like(axis_sum(g, 0), 1.0), "makes arrays of the leaf's shape"),

@@ -61,8 +61,8 @@ def test_adafactor_and_muon_descend() -> None:
 def test_muon_makes_the_singular_values_alike_everywhere() -> None:
     params = {"w": numbers(1, (12, 7)) * 0.0}
     gradient = numbers(2, (12, 7)).clip(-1, 1)
-    for name, execution in EXECUTIONS.items():
-        (after,) = execution(RULES["muon"](lr=1.0), params, [{"w": gradient}])
+    for name in ("reference", "torch_single", "jax_jit"):
+        (after,) = EXECUTIONS[name](RULES["muon"](lr=1.0), params, [{"w": gradient}])
         singular = np.linalg.svd(after["w/p"] / (12 / 7) ** 0.5, compute_uv=False)
         assert 0.3 < singular.min() < singular.max() < 1.3, name
 
@@ -82,8 +82,8 @@ def test_all_executions_agree_on_them() -> None:
     shapes = {"a": (4, 3), "b": (5,)}
     params = {k: numbers(i, s) for i, (k, s) in enumerate(shapes.items())}
     grads = [{k: numbers(10 * n + i, s) for i, (k, s) in enumerate(shapes.items())} for n in range(1, 5)]
-    sam = RULES["sam"](tf.adamw())
-    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"](), sam, RULES["adafactor"]()):
+    sam, muon = RULES["sam"](tf.adamw()), RULES["muon"](steps=2)
+    for rule in (RULES["prodigy"](d0=1e-2), RULES["schedule_free_sgd"](), sam, RULES["adafactor"](), muon):
         expected = run_reference(rule, params, grads)
         for name, execution in EXECUTIONS.items():
             for n, (ours, theirs) in enumerate(zip(expected, execution(rule, params, grads), strict=True)):

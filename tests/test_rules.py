@@ -296,8 +296,20 @@ def _params_and_grads(steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]
 def test_nothing_moves_at_lr_zero_and_gradient_zero(row: Row) -> None:
     params, grads = _params_and_grads(2)
     zeros = [{k: np.zeros_like(g) for k, g in step.items()} for step in grads]
-    for step in run_reference(row.rule(lr=0.0), params, zeros):
+    without_lr = {} if row.hyper.get("lr_in_decay", True) else {"weight_decay": 0.0}  # decays whatever lr is
+    for step in run_reference(row.rule(lr=0.0, **without_lr), params, zeros):
         assert_same_bits(params, {k: step[f"{k}/p"] for k in params}, row.name)
+
+
+def test_cube_roots_are_close_for_all_magnitudes() -> None:
+    from trainfn.rules.madgrad import cube_root
+
+    x = np.abs(np.concatenate([numbers(1, (500,), decades=37), 3e38 * numbers(2, (500,), decades=37), [0.0, 0.0]]))
+    x = x.astype(np.float32)
+    rule = tf.rule(lambda g: cube_root(g))()
+    roots = reference.update(rule, reference.init(rule, {"x": x}), {"x": x}, {"x": x})[0]["x"]
+    exact = np.cbrt(reference.load(x).astype(np.float64))
+    assert np.all(np.abs(roots - exact) <= 3 * np.spacing(exact.astype(np.float32)))
 
 
 def test_a_skipped_update_changes_nothing() -> None:

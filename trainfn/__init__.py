@@ -13,6 +13,7 @@ from trainfn.rule import rule as rule
 from trainfn.rules import acprop as acprop
 from trainfn.rules import adabelief as adabelief
 from trainfn.rules import adadelta as adadelta
+from trainfn.rules import adafactor as adafactor
 from trainfn.rules import adagrad as adagrad
 from trainfn.rules import adam as adam
 from trainfn.rules import adamax as adamax
@@ -22,10 +23,13 @@ from trainfn.rules import adan as adan
 from trainfn.rules import ademamix as ademamix
 from trainfn.rules import adopt as adopt
 from trainfn.rules import asgd as asgd
+from trainfn.rules import came as came
 from trainfn.rules import cautious_weight_decay as cautious_weight_decay
+from trainfn.rules import centralize as centralize
 from trainfn.rules import clip_by_global_norm as clip_by_global_norm
 from trainfn.rules import clip_by_norm as clip_by_norm
 from trainfn.rules import clip_by_rms as clip_by_rms
+from trainfn.rules import clip_by_unit_norm as clip_by_unit_norm
 from trainfn.rules import clip_by_value as clip_by_value
 from trainfn.rules import cocob as cocob
 from trainfn.rules import corrected_weight_decay as corrected_weight_decay
@@ -41,9 +45,11 @@ from trainfn.rules import lamb as lamb
 from trainfn.rules import laprop as laprop
 from trainfn.rules import lars as lars
 from trainfn.rules import lion as lion
+from trainfn.rules import madgrad as madgrad
 from trainfn.rules import mars as mars
 from trainfn.rules import momo as momo
 from trainfn.rules import momo_adam as momo_adam
+from trainfn.rules import muon as muon
 from trainfn.rules import nadam as nadam
 from trainfn.rules import noisy_sgd as noisy_sgd
 from trainfn.rules import normalize as normalize
@@ -59,6 +65,8 @@ from trainfn.rules import sgd as sgd
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
+from trainfn.rules import sm3 as sm3
+from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio
 from trainfn.rules import yogi as yogi
 from trainfn.schedules import Schedule as Schedule

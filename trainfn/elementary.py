@@ -119,6 +119,20 @@ def grids() -> Program:
     return graph.program({"coarse": coarse, "fine": fine_grid(coarse, count)})
 
 
+def slices(count: int) -> tuple[float, float]:
+    """Factors for which two matrices can be cut in two parts each whose products are exact in any order.
+
+    Of a row or column of `count` numbers, the largest of size m, the coarse part of x is (x + M) - M with M = c m, and
+    the fine part the same of what is left, with M = f m.  The power of two c = 2**(54 - b) makes the coarse part a
+    whole number of b bits at most, in units of M's last bit or half of that, and f = c 2**-b the fine part another of
+    as many.  A product of two has 2 b bits, and a sum of `count` < 2**L products 2 b + L, which b = (53 - L) / 2 makes
+    53 at most, whoever takes it (Ozaki et al., Numerical Algorithms 59, 2012).  What is left is below 2**(1 - 2 b) m:
+    2**-41 m for rows of a thousand.
+    """
+    bits = (53 - count.bit_length()) // 2
+    return 2.0 ** (54 - bits), 2.0 ** (54 - 2 * bits)
+
+
 def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
     """Horner's rule."""
     result: Any = coefficients[-1]

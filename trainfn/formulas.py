@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainfn.program import AXIS, Node, Program
+from trainfn.program import STATIC, Node, Program
 
 _INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "pow": ("**", 4)}
 _COMPARE = {"lt": "<", "le": "<=", "eq": "==", "and": "and", "or": "or"}
@@ -162,7 +162,7 @@ def _spell(node: Node, level: int, text: Text) -> str:
     if node.op in _COMPARE:
         left, right = text(node.args[0], _ATOM), text(node.args[1], _ATOM)
         return f"({left} {_COMPARE[node.op]} {right})"
-    if node.op in AXIS:
+    if node.op in STATIC:
         return f"{node.op}({text(node.args[0], 0)}, {node.static})"
     name = f"{node.static}_{'dot' if len(node.args) > 1 else node.op}" if node.is_reduction else node.op
     return f"{name}({', '.join(text(a, 0) for a in node.args)})"

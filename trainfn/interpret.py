@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainfn.program import AXIS, GLOBAL, Node, Program, Sort
+from trainfn.program import GLOBAL, STATIC, Node, Program, Sort
 
 LEAVES_DISAGREE = (
     "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a leaf's "
@@ -90,7 +90,7 @@ def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
 
 def _operation(call: Call, node: Node) -> Callable[..., Any]:
     operation = call.arrays[node.op]
-    return functools.partial(operation, node.static) if node.op in AXIS else operation
+    return functools.partial(operation, node.static) if node.op in STATIC else operation
 
 
 def _input(call: Call, node: Node) -> Any:

@@ -61,7 +61,8 @@ LEAF, GLOBAL = "leaf", "global"
 
 # Operations on whole arrays, whose elements are not computed from those in the same place.
 AXIS = frozenset({"axis_sum", "axis_max"})  # along the axis that `static` counts from the last one
-WHOLE = AXIS | {"matmul", "transpose"}
+STATIC = AXIS | {"reshape"}  # operations on arrays that are told `static`
+WHOLE = STATIC | {"matmul", "matmul_fast", "transpose"}
 
 # Random numbers, one for each element of the leaf, as a rule writes them and as lowered: read Scalars as they are.
 DRAWS = frozenset({"random_0", "random_1"})
@@ -88,7 +89,10 @@ def shape_of(
         return (*args[0][:axis], 1, *args[0][axis + 1 :])
     if node.op == "transpose":
         return (*args[0][:-2], *args[0][:-3:-1])
-    if node.op == "matmul":
+    if node.op == "reshape":
+        assert isinstance(node.static, tuple)
+        return node.static
+    if node.op in ("matmul", "matmul_fast"):
         (*batch, rows, inner), (*other, same, columns) = args
         if inner != same or batch != other:
             raise ValueError(f"matrices of shapes {args[0]} and {args[1]} cannot be multiplied")

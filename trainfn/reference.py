@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainfn import random
-from trainfn.elementary import grids
+from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
@@ -237,11 +237,30 @@ def _axis_max(axis: int, x: Any) -> Any:
     return np.max(x, axis, keepdims=True, initial=-math.inf) + x.dtype.type(0)  # -0.0 + 0.0 is 0.0
 
 
+def _matmul(x: Any, y: Any) -> Any:
+    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+    if x.dtype == np.float64:
+        return _flush(np.matmul(x, y))
+    (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
+    product = _flush((a @ b + (a @ b_rest + a_rest @ b)).astype(x.dtype))
+    return np.where(product == 0, x.dtype.type(0), product)
+
+
+def _slices(axis: int, x: Any) -> tuple[Any, Any]:
+    wide = np.asarray(x, np.float64)
+    largest = np.max(np.abs(wide), axis, keepdims=True, initial=0.0)
+    coarse, fine = slices(x.shape[axis])
+    high = _coarse(coarse * largest, wide)
+    return high, _coarse(fine * largest, wide - high)
+
+
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
-    "matmul": _flushed(np.matmul),
+    "matmul": _matmul,
+    "matmul_fast": _flushed(np.matmul),
     "transpose": lambda x: np.swapaxes(x, -1, -2),
+    "reshape": lambda shape, x: np.reshape(x, shape),
     "add": _flushed(np.add),
     "sub": _flushed(np.subtract),
     "mul": _rounded_once(np.multiply),

@@ -45,6 +45,7 @@ __all__ = [
     "minimum",
     "normal_like",
     "pi",
+    "reshape",
     "rounded",
     "sign",
     "sqrt",
@@ -192,17 +193,30 @@ def axis_max(x: Array, axis: int) -> Any:
     return _along_axis("axis_max", x, axis)
 
 
-def matmul(x: Array, y: Array) -> Any:
-    """The matrix product over the last two axes, summed as each library sums: close everywhere, not the same bits."""
+def matmul(x: Array, y: Array, exact: bool = True) -> Any:
+    """The matrix product over the last two axes, with the same bits everywhere.
+
+    It is three products of float64 matrices, each free of rounding whatever the order of its sums, and more accurate
+    than a product in float32.  A row of x or column of y in which a number is not finite makes its elements NaN.
+    Without `exact` it is the library's own product of float32 matrices: several times as fast on CPUs, and more on
+    GPUs, and close everywhere.  That is also what float64 leaves get.
+    """
     for matrix in (x, y):
         _expect_matrix("matmul", matrix)
-    return trace.emit("matmul", x, y)
+    return trace.emit("matmul" if exact else "matmul_fast", x, y)
 
 
 def transpose(x: Array) -> Any:
     """x with its last two axes exchanged."""
     _expect_matrix("transpose", x)
     return trace.emit("transpose", x)
+
+
+def reshape(x: Array, shape: tuple[int, ...]) -> Any:
+    """The elements of x, in the order of its last axis first, in another shape of as many."""
+    if math.prod(_expect_array("reshape", x).shape) != math.prod(shape):
+        raise TraceError(f"reshape: {x!r} of shape {x.shape} has another number of elements than {shape}.")
+    return x if x.shape == tuple(shape) else x.graph.emit("reshape", (x.index,), Sort.ARRAY, tuple(shape))
 
 
 # -- making state ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from trainfn_jax.evaluation import evaluate as evaluate
 from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
 from trainfn_jax.optimizers import adabelief as adabelief
 from trainfn_jax.optimizers import adadelta as adadelta
+from trainfn_jax.optimizers import adafactor as adafactor
 from trainfn_jax.optimizers import adagrad as adagrad
 from trainfn_jax.optimizers import adam as adam
 from trainfn_jax.optimizers import adamax as adamax
@@ -34,6 +35,7 @@ from trainfn_jax.optimizers import rprop as rprop
 from trainfn_jax.optimizers import sgd as sgd
 from trainfn_jax.optimizers import sign_sgd as sign_sgd
 from trainfn_jax.optimizers import signum as signum
+from trainfn_jax.optimizers import sm3 as sm3
 from trainfn_jax.optimizers import yogi as yogi
 from trainfn_jax.schedules import constant_schedule as constant_schedule
 from trainfn_jax.schedules import cosine_decay_schedule as cosine_decay_schedule
@@ -56,6 +58,7 @@ from trainfn_jax.trees import named_leaves as named_leaves
 __all__ = [
     "adabelief",
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamax",
@@ -97,6 +100,7 @@ __all__ = [
     "sgdr_schedule",
     "sign_sgd",
     "signum",
+    "sm3",
     "transform",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

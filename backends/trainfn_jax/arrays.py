@@ -22,7 +22,7 @@ from trainfn import random
 from trainfn.interpret import Call
 from trainfn.trace import Leaf
 from trainfn_jax import axes, reductions
-from trainfn_jax.primitives import flush, held, opaque, pin
+from trainfn_jax.primitives import flush, held, opaque, opaque_one, pin
 from trainfn_jax.scalars import CONDITIONS, FLOAT64, is_zero, narrow, once, word
 
 FLOAT32 = np.dtype(np.float32)
@@ -116,6 +116,7 @@ def table(
         return elementwise
     return {
         **{op: _broadcasting(operation) for op, operation in elementwise.items()},
+        "div": _broadcasting(_dividing(elementwise["div"])),
         **axes.OPERATIONS,
         "fill": lambda x: lax.broadcast(meet(x), whole),
     }
@@ -129,6 +130,11 @@ def _broadcasting(operation: Callable[..., Any]) -> Callable[..., Any]:
         return operation(*(x if np.ndim(x) == 0 else jnp.broadcast_to(x, shape) for x in xs))
 
     return apply
+
+
+def _dividing(divide: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a divisor may be one number for many elements, XLA would multiply by its reciprocal."""
+    return lambda x, y: divide(x, y if np.ndim(x) == 0 or np.ndim(y) == 0 else lax.mul(y, opaque_one(x)))
 
 
 def _keeps_subnormals() -> bool:

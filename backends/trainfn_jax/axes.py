@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from trainfn.elementary import grids
+from trainfn.elementary import grids, slices
 from trainfn.interpret import evaluate_scalars
 from trainfn_jax.scalars import FLOAT64, TABLE, rounded
 
@@ -49,17 +49,38 @@ def _grids(largest: Array, count: float) -> tuple[Array, Array]:
     return values["coarse"], values["fine"]
 
 
+def _slices(axis: int, x: Array) -> tuple[Array, Array]:
+    wide = lax.convert_element_type(x, FLOAT64)
+    largest = jnp.max(lax.abs(wide), axis, keepdims=True, initial=0.0)  # a NaN makes its row NaN without it
+    coarse, fine = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
+    high = _on_grid(wide, coarse)
+    return high, _on_grid(lax.sub(wide, high), fine)
+
+
 def _on_grid(x: Array, grid: Array) -> Array:
     return lax.sub(lax.add(x, grid), grid)
 
 
-def _matmul(x: Array, y: Array) -> Array:
+def matmul(x: Array, y: Array) -> Array:
+    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+    if x.dtype == FLOAT64:
+        return matmul_fast(x, y)
+    (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
+    small = lax.add(jnp.matmul(a, b_rest), jnp.matmul(a_rest, b))
+    product = rounded(lax.add(jnp.matmul(a, b), small), x.dtype)
+    return jnp.where(product == 0, np.zeros((), x.dtype), product)
+
+
+def matmul_fast(x: Array, y: Array) -> Array:
+    """The matrix product as XLA computes it."""
     return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
 
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "axis_sum": axis_sum,
     "axis_max": axis_max,
-    "matmul": _matmul,
+    "matmul": matmul,
+    "matmul_fast": matmul_fast,
     "transpose": lambda x: jnp.swapaxes(x, -1, -2),
+    "reshape": lambda shape, x: jnp.reshape(x, shape),
 }

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
+
+import optax  # type: ignore[import-untyped]
 
 import trainfn
-from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, optimizer
+from trainfn.rule import partition
+from trainfn.rules.muon import COEFFICIENTS
+from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
+from trainfn_jax.transform import transform
 
 __all__ = [
     "acprop",
@@ -15,8 +21,10 @@ __all__ = [
     "dadapt_adamw",
     "dog",
     "dowg",
+    "madgrad",
     "momo",
     "momo_adam",
+    "muon",
     "prodigy",
     "simplified_ademamix",
 ]
@@ -63,6 +71,7 @@ momo_adam = _optimizer(
     ("weight_decay", 0.0),
     ("adapt_lower_bound", False),
 )
+madgrad = _optimizer(trainfn.madgrad, LEARNING_RATE, ("momentum", 0.9), ("weight_decay", 0.0), ("eps", 1e-6))
 cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
 acprop = _optimizer(
     trainfn.acprop,
@@ -108,3 +117,54 @@ adopt = _optimizer(
     ("nesterov", False),
     ("use_clipping", True),
 )
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    ns_coeffs: Any = COEFFICIENTS["standard"],
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    *,
+    nesterov: bool = True,
+    adam_b1: Any = 0.9,
+    adam_b2: Any = 0.999,
+    adam_eps_root: Any = 0.0,
+    adam_weight_decay: Any = 0.0,
+    adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    consistent_rms: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """optax.contrib.muon in trainfn's arithmetic: `trainfn.muon` for matrices, `trainfn.adamw` for all else.
+
+    ns_coeffs may be the name of a preset, 'standard' or 'dion'.
+    """
+    lr = as_hyperparameter("muon's learning_rate", learning_rate)
+    adam_lr = lr if adam_learning_rate is None else as_hyperparameter("muon's adam_learning_rate", adam_learning_rate)
+    of_matrices = trainfn.muon(
+        lr=lr,
+        momentum=beta,
+        eps=eps,
+        weight_decay=weight_decay,
+        consistent_rms=consistent_rms,
+        coefficients=COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs,
+        steps=ns_steps,
+        nesterov=nesterov,
+        debias=True,
+        eps_is_floor=False,
+        out_axis=-1,
+    )
+    of_others = trainfn.adamw(
+        lr=adam_lr,
+        b1=adam_b1,
+        b2=adam_b2,
+        eps=eps,
+        eps_root=adam_eps_root,
+        weight_decay=adam_weight_decay,
+        nesterov=nesterov,
+    )
+    return transform(partition({_is_matrix: of_matrices}, otherwise=of_others))
+
+
+def _is_matrix(leaf: trainfn.Leaf) -> bool:
+    return leaf.ndim == 2

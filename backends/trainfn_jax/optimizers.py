@@ -69,7 +69,7 @@ def optimizer(
         bound.apply_defaults()
         mask = bound.arguments.pop("mask", None)
         hyper = {
-            ours: _as_hyperparameter(f"{name}'s {argument}", x)
+            ours: as_hyperparameter(f"{name}'s {argument}", x)
             for argument, value in bound.arguments.items()
             for ours, x in _hyperparameters(rule, argument, value)
         }
@@ -113,7 +113,7 @@ def _doc(name: str, rule: Definition, has_mask: bool) -> str:
     return _DOC.format(name=name, rule_name=rule.name, example=example, mask=mask, rule=text)
 
 
-def _as_hyperparameter(argument: str, value: Any) -> Any:
+def as_hyperparameter(argument: str, value: Any) -> Any:
     """Of optax's functions: what would be asked about the leaf elsewhere is a schedule here."""
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
@@ -216,6 +216,22 @@ polyak_sgd = optimizer(
     ("variant", "sps"),
 )
 adadelta = optimizer(trainfn.adadelta, ("learning_rate", None), ("rho", 0.9), ("eps", 1e-6))
+adafactor = optimizer(
+    trainfn.adafactor,
+    ("learning_rate", None),
+    ("min_dim_size_to_factor", 128),
+    ("decay_rate", 0.8),
+    KEYWORD,
+    ("multiply_by_parameter_scale", True),
+    ("clipping_threshold", 1.0),
+    ("momentum", None),
+    ("weight_decay_rate", None),
+    ("eps", 1e-30),
+    relative_step=False,
+    lr_in_decay=False,
+    largest_axes=True,
+)
+sm3 = optimizer(trainfn.sm3, LEARNING_RATE, ("momentum", 0.9))
 rprop = optimizer(
     trainfn.rprop,
     LEARNING_RATE,

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from trainfn.program import Node, Program
+from trainfn.program import WHOLE, Node, Program
 from trainfn.trace import Graph, Value
 
-# Operations that round an array, and those that hand on its bits, from which contraction looks through.
+# Operations that round an array, and those that hand on its bits or may, through which contraction looks.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
 _COMPARISONS = frozenset({"lt", "le", "eq"})
-_MOVES = frozenset({"neg", "abs", "where", "stored", "rounded"})
+_MOVES = frozenset({"neg", "abs", "where", "stored", "rounded"}) | WHOLE
 _ROUNDED_LATE = frozenset({"mul", "div", "sqrt"})
 
 
@@ -81,5 +81,5 @@ def _merges(program: Program, node: Node, argument: Node) -> bool:
 
 
 def _has_number(program: Program, node: Node) -> bool:
-    """Whether an operand is the same for all elements."""
-    return any(program.nodes[a].op in ("meet", "fill") for a in node.args)
+    """Whether an operand is the same for all elements, or may be, as sums along axes are."""
+    return not program.is_elementwise or any(program.nodes[a].op in ("meet", "fill") for a in node.args)

@@ -23,6 +23,12 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "beta": ("b1",),
     "max_learning_rate": ("lr",),
     "key": ("seed",),
+    "decay_rate": ("decay",),
+    "weight_decay_rate": ("weight_decay",),
+    "clipping_threshold": ("d",),
+    "min_dim_size_to_factor": ("min_size",),
+    "multiply_by_parameter_scale": ("scale_parameter",),
+    "eps": ("eps1",),
 }
 
 # State fields, by rule of trainfn's: its word -> optax's.
@@ -65,6 +71,10 @@ STATE: Mapping[str, Mapping[str, str]] = {
     },
     "adamax": {"m": "mu", "u": "nu"},
     "adamaxw": {"m": "mu", "u": "nu"},
+    "adafactor": {"rows": "v_row", "columns": "v_col", "m": "ema"},
+    "madgrad": {"v": "grad_sum_sq", "p0": "x0"},
+    "sm3": {"m": "nu"},
+    "muon": {"m": "mu"},
     "adadelta": {"v": "e_g", "d": "e_x"},
     "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},
     "signum": {"m": "ema"},

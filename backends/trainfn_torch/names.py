@@ -34,6 +34,8 @@ WORDS: Mapping[str, Words] = {
     "adagrad": Words({"s": "sum"}),
     "adamax": Words({"m": "exp_avg", "u": "exp_inf"}),
     "nadam": Words(_MOMENTS),
+    "adafactor": Words({"rows": "row_var", "columns": "col_var", "v": "variance"}),
+    "muon": Words({"m": "momentum_buffer"}),
     "adadelta": Words({"v": "square_avg", "d": "acc_delta"}),
 }
 

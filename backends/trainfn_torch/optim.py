@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from trainfn import rules
 from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
@@ -226,6 +228,77 @@ class Adadelta(_Namesake):
         super().__init__(params, _coupled(weight_decay, rules.adadelta(lr=lr, rho=rho, eps=eps)), **options)
 
 
+class Adafactor(_Namesake):
+    """torch.optim.Adafactor: `trainfn.rules.adafactor` with a floor.
+
+    Its groups hold `beta2_decay` and `eps` for torch to read; a step reads `decay`, `eps1` and `eps2`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, Any] = (None, 1e-3),
+        d: Any = 1.0,
+        weight_decay: Any = 0.0,
+        **options: Any,
+    ) -> None:
+        eps1, eps2 = _pair(eps, "eps", "eps1 (None for the precision of the parameters), eps2")
+        if eps1 is None:
+            params = list(params)
+            eps1 = torch.finfo(_first(params).dtype).eps
+        rule = rules.adafactor(
+            lr=lr, decay=-beta2_decay, eps1=eps1, eps2=eps2, d=d, weight_decay=weight_decay, eps1_is_floor=True
+        )
+        fixed: Any = {"beta2_decay": beta2_decay, "eps": eps}
+        super().__init__(params, rule, fixed=fixed, **options)
+
+
+class Muon(_Namesake):
+    """torch.optim.Muon: `trainfn.rules.muon`, which iterates in float32, not in bfloat16."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        weight_decay: Any = 0.1,
+        momentum: Any = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: Any = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        **options: Any,
+    ) -> None:
+        if adjust_lr_fn not in (None, "original", "match_rms_adamw"):
+            raise ValueError(f"adjust_lr_fn = {adjust_lr_fn!r} must be 'original' or 'match_rms_adamw'.")
+        rule = rules.muon(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            coefficients=tuple(ns_coefficients),
+            eps=eps,
+            steps=ns_steps,
+            consistent_rms=0.2 if adjust_lr_fn == "match_rms_adamw" else None,
+        )
+        fixed: Any = {
+            "nesterov": nesterov,
+            "ns_coefficients": ns_coefficients,
+            "ns_steps": ns_steps,
+            "adjust_lr_fn": adjust_lr_fn,
+        }
+        super().__init__(params, rule, fixed=fixed, **options)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.ndim != 2:
+                    raise ValueError(
+                        f"Muon takes matrices, and a parameter has shape {tuple(p.shape)}: give vectors to AdamW, or "
+                        "trainfn_torch.Optimizer a partition; trainfn.muon takes convolutions, too."
+                    )
+
+
 class Rprop(_Namesake):
     """torch.optim.Rprop: `trainfn.rules.rprop`."""
 
@@ -283,6 +356,15 @@ def _coupled(weight_decay: Any, rule: Rule) -> Rule:
 def _decoupled(weight_decay: Any, rule: Rule) -> Rule:
     """The rule before torch's decoupled weight decay."""
     return chain(rule, rules.decoupled_weight_decay(weight_decay=weight_decay))
+
+
+def _first(params: Any) -> torch.Tensor:
+    """The first parameter, of all the ways to give them: as torch takes a whole model's precision from it."""
+    first = params[0]
+    if isinstance(first, dict):
+        return _first(list(first["params"]))
+    tensor: torch.Tensor = first[1] if isinstance(first, tuple) else first
+    return tensor
 
 
 def _pair(values: Any, name: str = "betas", what: str = "b1, b2") -> tuple[Any, Any]:

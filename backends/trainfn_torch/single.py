@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 
 from trainfn import random
-from trainfn.elementary import grids
+from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
@@ -210,7 +210,7 @@ def reduction(op: str, leaf: torch.Tensor, *operands: Any) -> Any:
 def _axis_sum(axis: int, x: torch.Tensor) -> torch.Tensor:
     """Sums along an axis, exact like those over leaves, with grids for each."""
     wide = x.to(torch.float64)
-    largest = wide.abs().amax(axis, keepdim=True) if x.shape[axis] else wide.sum(axis, keepdim=True)
+    largest = _largest(axis, wide)
     count = torch.full_like(largest, x.shape[axis])
     coarse, fine = run([Call(grids(), {"largest": largest, "count": count})], TABLE)[0].values()
     high = _coarse(coarse, wide)
@@ -231,11 +231,34 @@ def draw(which: int, leaf: torch.Tensor, *words: Any) -> torch.Tensor:
     return cast(torch.Tensor, random.upper_bits(drawn).to(compute_dtype(leaf.dtype)))
 
 
+def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+    if x.dtype == torch.float64:
+        return flush(torch.matmul(x, y))
+    (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
+    product = flush((a @ b + (a @ b_rest + a_rest @ b)).to(x.dtype))
+    return torch.where(product == 0, 0.0, product)
+
+
+def _slices(axis: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = x.to(torch.float64)
+    largest = _largest(axis, wide)
+    coarse, fine = slices(x.shape[axis])
+    high = _coarse(coarse * largest, wide)
+    return high, _coarse(fine * largest, wide - high)
+
+
+def _largest(axis: int, wide: torch.Tensor) -> torch.Tensor:
+    return wide.abs().amax(axis, keepdim=True) if wide.shape[axis] else wide.sum(axis, keepdim=True)
+
+
 _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
-    "matmul": lambda x, y: flush(torch.matmul(x, y)),
+    "matmul": _matmul,
+    "matmul_fast": lambda x, y: flush(torch.matmul(x, y)),
     "transpose": lambda x: x.mT,
+    "reshape": lambda shape, x: x.reshape(shape),
     "add": lambda x, y: flush(torch.add(x, y)),
     "sub": lambda x, y: flush(torch.sub(x, y)),
     "mul": _rounded_once(torch.mul),

@@ -3,7 +3,7 @@
 A family of rules has a file; its `ROWS` are joined here.
 """
 
-from tests.catalogue import adam, chains, classic, noise, norms, sign, wrappers
+from tests.catalogue import adam, chains, classic, matrices, noise, norms, sign, wrappers
 from tests.catalogue.row import Namesake as Namesake
 from tests.catalogue.row import Row as Row
 from tests.catalogue.schedules import SCHEDULES as SCHEDULES
@@ -14,11 +14,13 @@ ROWS: tuple[Row, ...] = (
     *adam.ROWS,
     *sign.ROWS,
     *norms.ROWS,
+    *matrices.ROWS,
     *noise.ROWS,
     *chains.ROWS,
     *wrappers.ROWS,
 )
 BY_NAME = {row.name: row for row in ROWS}
+ELEMENTWISE = tuple(row for row in ROWS if row.is_elementwise)
 
 # The rows that every test runs on every execution.  Of the others some are left to `make test-long`
 # (`tests/conftest.py`), because each is half a minute.

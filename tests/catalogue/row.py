@@ -21,6 +21,31 @@ class Namesake:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # optax links to chain in front
     around: tuple[str, Mapping[str, Any]] | None = None  # an optax wrapper
+    matrices_only: bool = False  # it takes no other leaves
+    in_bfloat16: bool = False  # it rounds gradients to that, and is kept from it to be compared
+    precision: float = 1e-12  # in float64, relative to how far parameters moved; more where upstream computes in less
+
+    def model(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
+        """The leaves it takes, of shapes or arrays by name."""
+        return {k: x for k, x in shapes.items() if not self.matrices_only or len(getattr(x, "shape", x)) == 2}
+
+    def gradient(self, g: Any) -> Any:
+        """A gradient as its torch class is given it."""
+        import torch
+
+        return torch.tensor(g).as_subclass(_unrounded()) if self.in_bfloat16 else torch.tensor(g)
+
+
+@cache
+def _unrounded() -> Any:
+    """Tensors that stay what they are where they are to be bfloat16, and all that is computed from them."""
+    import torch
+
+    class Unrounded(torch.Tensor):
+        def bfloat16(self, *_: Any, **__: Any) -> Any:
+            return self
+
+    return Unrounded
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,11 @@ class Row:
     edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hyper: Mapping[str, Any] = field(default_factory=dict)
     descent: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether no leaf of two axes makes it work along them: what is left to the `single` execution in torch."""
+        return self.rule().program(tf.Leaf("w", (6, 5))).is_elementwise
 
     def rule(self, **changes: Any) -> tf.Rule:
         """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""

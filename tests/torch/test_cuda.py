@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import assert_same_bits
-from tests.catalogue import ROWS, Row
+from tests.catalogue import ELEMENTWISE, Row
 from tests.executions import run_reference
 from tests.inputs import uniform_bits
 from tests.torch.fused_runs import Model, run_fused
@@ -99,7 +99,7 @@ def test_every_rule(row: Row, emulated: list[Emulated]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64], ids=["bfloat16", "float16", "float64"])
-@pytest.mark.parametrize("row", [*ROWS[::4], *EXTRA_ROWS[:1]], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*ELEMENTWISE[::4], *EXTRA_ROWS[:1]], ids=lambda row: row.name)
 def test_dtypes(row: Row, dtype: Any, emulated: list[Emulated]) -> None:
     check(row.rule(), leaves(1, SHAPES, dtype), [leaves(k, SHAPES, dtype) for k in (2, 3)])
 
@@ -237,7 +237,7 @@ def test_ptx_is_clean(name: str, storage: str, tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ELEMENTWISE[::3], ids=lambda row: row.name)
 def test_ptx_of_rules_is_clean(row: Row, tmp_path: Path) -> None:
     assert not re.findall(FORBIDDEN, _ptx(kernel_of(row.rule()), tmp_path))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import assert_same_bits
-from tests.catalogue import ROWS, Row
+from tests.catalogue import ELEMENTWISE, Row
 from tests.executions import Arrays, Trajectory, run_reference
 from tests.inputs import numbers, uniform_bits, with_specials
 from tests.torch.fused_runs import Arrange, Model, as_tensor, run_fused
@@ -102,7 +102,7 @@ EXTRA_ROWS = (
         "per leaf", lambda: tf.adamw(lr=lambda leaf: 0.1 if leaf.ndim > 1 else 0.01, weight_decay=lambda leaf: 0.5 / 3)
     ),
 )
-ALL_ROWS = [*ROWS, *EXTRA_ROWS]
+ALL_ROWS = [*ELEMENTWISE, *EXTRA_ROWS]
 by_name = pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.name)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import differing
-from tests.catalogue import ROWS
+from tests.catalogue import ELEMENTWISE
 from tests.inputs import uniform_bits
 from trainfn import reference
 from trainfn.lowering import lower
@@ -144,7 +144,7 @@ def _assembly(kernel: Kernel, flags: tuple[str, ...]) -> str:
 BUILD_FLAGS = (*compiler.FLAGS, "-march=native", "-DEXACT_FMA=0")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", ELEMENTWISE, ids=lambda row: row.name)
 def test_nothing_is_contracted(row: Any) -> None:
     assert not re.findall(r"\bv?fn?m(?:add|sub)", _assembly(kernel_of(row.rule()), BUILD_FLAGS))
 

@@ -3,6 +3,7 @@
 from trainfn.rules.adabelief import acprop as acprop
 from trainfn.rules.adabelief import adabelief as adabelief
 from trainfn.rules.adadelta import adadelta as adadelta
+from trainfn.rules.adafactor import adafactor as adafactor
 from trainfn.rules.adagrad import adagrad as adagrad
 from trainfn.rules.adam import adam as adam
 from trainfn.rules.adam import adamw as adamw
@@ -13,9 +14,12 @@ from trainfn.rules.ademamix import ademamix as ademamix
 from trainfn.rules.ademamix import simplified_ademamix as simplified_ademamix
 from trainfn.rules.adopt import adopt as adopt
 from trainfn.rules.asgd import asgd as asgd
+from trainfn.rules.came import came as came
+from trainfn.rules.centralize import centralize as centralize
 from trainfn.rules.clip import clip_by_global_norm as clip_by_global_norm
 from trainfn.rules.clip import clip_by_norm as clip_by_norm
 from trainfn.rules.clip import clip_by_rms as clip_by_rms
+from trainfn.rules.clip import clip_by_unit_norm as clip_by_unit_norm
 from trainfn.rules.clip import clip_by_value as clip_by_value
 from trainfn.rules.cocob import cocob as cocob
 from trainfn.rules.dadapt import dadapt_adamw as dadapt_adamw
@@ -31,9 +35,11 @@ from trainfn.rules.lamb import lamb as lamb
 from trainfn.rules.laprop import laprop as laprop
 from trainfn.rules.lars import lars as lars
 from trainfn.rules.lion import lion as lion
+from trainfn.rules.madgrad import madgrad as madgrad
 from trainfn.rules.mars import mars as mars
 from trainfn.rules.momo import momo as momo
 from trainfn.rules.momo import momo_adam as momo_adam
+from trainfn.rules.muon import muon as muon
 from trainfn.rules.nadam import nadam as nadam
 from trainfn.rules.noise import gradient_noise as gradient_noise
 from trainfn.rules.noise import noisy_sgd as noisy_sgd
@@ -49,5 +55,7 @@ from trainfn.rules.rprop import rprop as rprop
 from trainfn.rules.sgd import sgd as sgd
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum
+from trainfn.rules.sm3 import sm3 as sm3
+from trainfn.rules.stable_adamw import stable_adamw as stable_adamw
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio
 from trainfn.rules.yogi import yogi as yogi

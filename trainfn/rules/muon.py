@@ -1,0 +1,100 @@
+"""Muon: momentum made orthogonal, matrix by matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainfn.rule import rule
+from trainfn.rules.lion import Mean
+from trainfn.rules.matrices import as_matrix
+from trainfn.trace import Static
+from trainfn.verbs import leaf_norm, matmul, maximum, reshape, transpose
+
+# a, b, c of each step of the iteration: one triple for all, or one for each.
+COEFFICIENTS: Mapping[str, tuple[Any, ...]] = {
+    "standard": (3.4445, -4.7750, 2.0315),  # of the authors
+    "dion": (  # Ahn et al., arXiv:2504.05295
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ),
+}
+
+
+@rule
+def muon(
+    step: Any,
+    state: Mean,
+    g: Any,
+    p: Any,
+    *,
+    lr: Any = 2e-2,
+    momentum: Any = 0.95,
+    eps: Any = 1e-7,
+    weight_decay: Any = 0.0,
+    consistent_rms: Any = None,
+    coefficients: Static[Any] = COEFFICIENTS["standard"],
+    steps: Static[int] = 5,
+    nesterov: Static[bool] = True,
+    debias: Static[bool] = False,
+    eps_is_floor: Static[bool] = True,
+    is_scaled: Static[bool] = True,
+    out_axis: Static[int] = 0,
+    exact: Static[bool] = True,
+) -> Any:
+    """Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+
+        m <- momentum m + (1 - momentum) g
+        u = (1 - momentum) g + momentum m               or m without nesterov
+        o = U V^T, nearly, where u = U S V^T            see `orthogonalised`
+        p <- p - lr (scale o + weight_decay p)
+
+    scale is sqrt(max(1, out / in)) for a matrix that maps `in` numbers to `out`, with `consistent_rms` it is
+    consistent_rms sqrt(max(out, in)) (Liu et al., arXiv:2502.16982v1: 0.2 for the learning rates of AdamW), and 1
+    without `is_scaled`.  `out_axis` is the axis of a leaf that counts outputs: 0 in torch, -1 in JAX.  A convolution's
+    kernel is the matrix that its other axes make together; a vector is one of a single column.  Embeddings, heads and
+    vectors have AdamW in the authors' recipe: `partition` gives it to them.
+
+    With `debias`, as in optax, m is divided by 1 - momentum^t and, with nesterov, as in its nadam.  eps keeps |u| from
+    0: its least value, as in torch, or without `eps_is_floor` added to it, as in optax.
+
+    Departs from torch, which iterates in bfloat16: in float32 here, with products that have the same bits everywhere.
+    Without `exact` they are the library's own, several times as fast, and close.
+    """
+    t = step + 1
+    m = momentum * state.m + (1 - momentum) * g
+    m_hat, g_hat = m, g
+    if debias:
+        m_hat = m / (1 - momentum ** (t + 1 if nesterov else t))
+        g_hat = g / (1 - momentum**t)
+    u = (1 - momentum) * g_hat + momentum * m_hat if nesterov else m_hat
+    x = as_matrix(u, out_axis)
+    size = maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps
+    o = reshape(orthogonalised(x / size, coefficients, steps, exact), p.shape)
+    o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
+    return -lr * (o + weight_decay * p), Mean(m)
+
+
+def orthogonalised(x: Any, coefficients: Any, steps: int, exact: bool = True) -> Any:
+    """The matrix x, whose singular values are at most 1, with singular values that are all about 1.
+
+    Each step takes x to a x + (b x x^T + c (x x^T)^2) x, which takes each singular value s to a s + b s^3 + c s^5.
+    The standard coefficients raise small ones fast and end between 0.7 and 1.2.
+    """
+    each = coefficients[-steps:] if isinstance(coefficients[0], tuple) else (coefficients,) * steps
+    is_tall = x.shape[0] > x.shape[1]
+    x = transpose(x) if is_tall else x
+    for a, b, c in each:
+        gram = matmul(x, transpose(x), exact)
+        x = a * x + matmul(b * gram + c * matmul(gram, gram, exact), x, exact)
+    return transpose(x) if is_tall else x
+
+
+def _scale(shape: tuple[int, ...], out_axis: int, consistent_rms: Any) -> Any:
+    outs, ins = shape[out_axis], shape[-1 - out_axis]
+    if consistent_rms is not None:
+        return consistent_rms * max(outs, ins) ** 0.5
+    return max(1.0, outs / max(ins, 1)) ** 0.5
