@@ -37,11 +37,3 @@ def assert_same_bits(expected: Mapping[str, Any], actual: Mapping[str, Any], con
                 f"{context}: {name} differs in {count} of {np.size(expected[name])} elements, "
                 f"first at {at}: {x!r} and {y!r}"
             )
-
-
-def max_ulp(a: Any, b: Any) -> float:
-    """The largest distance of two float64 arrays in units of the second's last place."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        return float(np.max(np.where(same, 0.0, np.abs(a - b) / np.spacing(np.abs(b))), initial=0.0))
