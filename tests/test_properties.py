@@ -53,14 +53,14 @@ def _model(dtype: Any = np.float32) -> tuple[Model, list[Model]]:
 def _is_of_numbers(row: Row) -> bool:
     """Whether a rule is one function of numbers: no chain, nothing around it, no other element's numbers, no chance."""
     rule, program = row.rule(), row.rule().program()
-    is_alone = len(rule.links) == 1 and rule.links[0].inner is None
+    is_alone = rule.links == rule.all_links and len(rule.links) == 1
     return is_alone and program.is_elementwise and not (program.has_reductions or program.is_random)
 
 
 @pytest.mark.parametrize("row", list(filter(_is_of_numbers, ROWS)), ids=lambda row: row.name)
 def test_a_step_is_the_plain_function_of_pythons_numbers(row: Row) -> None:
     rule = row.rule()
-    (link,) = rule.links
+    (link,) = rule.all_links
     params = {"x": np.array(-1.5)}
     state = reference.init(rule, params)
     for n, g in enumerate(np.float64([0.25, -3.0, 1e-3])):  # of numpy, so that what `where` does not take may be 1 / 0
@@ -88,7 +88,7 @@ def _as_numbers(rule: tf.Rule, state: reference.State) -> Any:
         parts = [held[name.removeprefix("state.")] for name in field.inputs if name.removeprefix("state.") in held]
         return np.float64(sum(map(float, parts))) if parts else None
 
-    kind = rule.links[0].definition.state
+    kind = rule.all_links[0].definition.state
     return kind(*map(number, rule.fields)) if kind else None
 
 

@@ -214,7 +214,8 @@ class Rule:
     links: tuple[Link | Partition, ...]
 
     @cached_property
-    def _all_links(self) -> tuple[Link, ...]:
+    def all_links(self) -> tuple[Link, ...]:
+        """Every link, those inside of others before them, and those of all rules of a partition."""
         return tuple(link for link, _ in _walk(self.links))
 
     @property
@@ -233,35 +234,35 @@ class Rule:
 
     @cached_property
     def _hyper_names(self) -> dict[tuple[int, str], str]:
-        entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.hyper]
-        is_inherited = {(i, k): self._all_links[i].hyper[k] is inherited for i, k in entries}
+        entries = [(i, k) for i, link in enumerate(self.all_links) for k in link.hyper]
+        is_inherited = {(i, k): self.all_links[i].hyper[k] is inherited for i, k in entries}
         own = [e for e in entries if not is_inherited[e]]
-        names = _unique_names(own, self._all_links, lambda a, b: self._meet(a[0], b[0]))
+        names = _unique_names(own, self.all_links, lambda a, b: self._meet(a[0], b[0]))
         for i, key in (e for e in entries if is_inherited[e]):
             before = (j for j in range(i - 1, -1, -1) if self._meet(i, j))
             source = next((names[j, key] for j in before if (j, key) in names), None)
             if source is None:
-                owner = self._all_links[i].definition.name
+                owner = self.all_links[i].definition.name
                 raise TypeError(f"{owner} takes its {key} from a rule before it in a chain. There is none: give {key}.")
             names[i, key] = source
         return names
 
     @cached_property
     def _state_names(self) -> dict[tuple[int, str], str]:
-        entries = [(i, k) for i, link in enumerate(self._all_links) for k in link.definition.fields]
-        return _unique_names(entries, self._all_links, self._need_two_fields)
+        entries = [(i, k) for i, link in enumerate(self.all_links) for k in link.definition.fields]
+        return _unique_names(entries, self.all_links, self._need_two_fields)
 
     def _need_two_fields(self, a: tuple[int, str], b: tuple[int, str]) -> bool:
         """Whether two entries of the state need two names: not where leaves have the same rule from two entries."""
         (i, key), (j, other) = a, b
-        one, two = self._all_links[i].definition, self._all_links[j].definition
+        one, two = self.all_links[i].definition, self.all_links[j].definition
         is_same = one is two and key == other and not issubclass(one.fields[key], ModelScalar)
         return self._meet(i, j) or not is_same
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
         found: dict[str, list[tuple[Path, Any]]] = {}
-        for i, link in enumerate(self._all_links):
+        for i, link in enumerate(self.all_links):
             for k, value in link.hyper.items():
                 if value is not inherited:
                     found.setdefault(self._hyper_names[i, k], []).append((self._paths[i], value))
@@ -271,7 +272,7 @@ class Rule:
     def policies(self) -> tuple[Policy, ...]:
         """Those that say which leaf gets which rule, or which value of a hyperparameter."""
         of_rules = (policy for path in self._paths for policy, _ in path)
-        of_values = (v for link in self._all_links for v in link.hyper.values() if isinstance(v, Policy))
+        of_values = (v for link in self.all_links for v in link.hyper.values() if isinstance(v, Policy))
         return tuple(dict.fromkeys((*of_rules, *of_values)))
 
     def check_policies(self, leaves: Iterable[Leaf]) -> None:
@@ -286,7 +287,7 @@ class Rule:
         return tuple(
             dict.fromkeys(
                 Field(self._state_names[i, k], sort)
-                for i, link in enumerate(self._all_links)
+                for i, link in enumerate(self.all_links)
                 for k, sort in link.definition.fields.items()
             )
         )
@@ -299,12 +300,12 @@ class Rule:
     @cached_property
     def extras(self) -> tuple[str, ...]:
         """What the training loop must supply beyond gradients."""
-        asked = {name for link in self._all_links for name in link.definition.positional}
+        asked = {name for link in self.all_links for name in link.definition.positional}
         return tuple(name for name in EXTRAS if name in asked)
 
     @property
     def name(self) -> str:
-        return " + ".join(link.definition.name for link in self._all_links)
+        return " + ".join(link.definition.name for link in self.all_links)
 
     @cached_property
     def structure(self) -> tuple[Structure | Choice, ...]:

@@ -17,7 +17,6 @@ from benchmarks.catalogue import LAYER, read
 from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
 from trainfn.lowering import lower
 from trainfn.program import AXIS, Program
-from trainfn.rule import Definition
 
 PAGE = Path(__file__).parents[2] / "docs" / "catalogue.md"
 MATRIX = tf.Leaf("", LAYER[0])  # the leaf for which states and words are counted
@@ -84,7 +83,7 @@ def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
     target = TORCH_TARGET * ours / theirs if ours and theirs else None
     return (
         f"`{row.name}`",
-        "; ".join(dict.fromkeys(citation(d) for d in _definitions(rule) if citation(d) != "-")) or "-",
+        "; ".join(dict.fromkeys(c for link in rule.all_links if (c := citation(link.definition)) != "-")) or "-",
         ", ".join(_namesakes(row)) or "-",
         class_of(program),
         f"{state_bytes(rule):.3g}",
@@ -93,13 +92,6 @@ def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
         _time(times.get("torch"), target),
         _time(times.get("jax"), OPTAX_TARGET),
     )
-
-
-def _definitions(rule: tf.Rule) -> Iterator[Definition]:
-    for link in rule.links:
-        yield link.definition
-        if link.inner is not None:
-            yield from _definitions(link.inner)
 
 
 def _namesakes(row: Row) -> Iterator[str]:
@@ -112,9 +104,9 @@ def _namesakes(row: Row) -> Iterator[str]:
 def class_of(program: Program) -> str:
     """What is promised of a program's bits in float32."""
     operations = {node.op for node in program.nodes}
-    if "matmul" in operations:
+    if "matmul_fast" in operations:
         return "bounded"
-    return "reductions" if program.has_reductions or operations & AXIS else "exact"
+    return "reductions" if program.has_reductions or operations & {*AXIS, "matmul"} else "exact"
 
 
 def state_bytes(rule: tf.Rule) -> float:
