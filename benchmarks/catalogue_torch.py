@@ -22,9 +22,16 @@ Step = Callable[[], object]
 WARMUP = 7  # steps until RAdam, and what waits for a second gradient, do what they do from then on
 
 
+def _taken(row: Row, shapes: Shapes) -> Shapes:
+    """Those of the shapes that the namesake takes: torch's Muon takes matrices only."""
+    kind = namesake(row, "torch")
+    assert kind is not None
+    return tuple(getattr(row, kind).model(dict(enumerate(shapes))).values())
+
+
 def _ours(row: Row) -> Step:
     rule = row.rule()
-    optimizer = trainfn_torch.Optimizer(parameters(SHAPES), rule)
+    optimizer = trainfn_torch.Optimizer(parameters(_taken(row, SHAPES)), rule)
     given = extras(rule, 0)
     return lambda: optimizer.step(**given)
 
@@ -32,7 +39,7 @@ def _ours(row: Row) -> Step:
 def _theirs(row: Row, shapes: Shapes) -> Step:
     kind = namesake(row, "torch")
     assert kind is not None
-    step: Step = torch_optimizer(kind, getattr(row, kind), parameters(shapes), foreach=True).step
+    step: Step = torch_optimizer(kind, getattr(row, kind), parameters(_taken(row, shapes)), foreach=True).step
     return step
 
 
@@ -46,7 +53,7 @@ def words(row: Row) -> float:
         step()
     with _Moved() as moved:
         step()
-    return round(moved.words / count(LAYER), 2)
+    return round(moved.words / count(_taken(row, LAYER)), 2)
 
 
 def times(row: Row) -> list[float]:

@@ -25,7 +25,7 @@ class Namesake:
     in_bfloat16: bool = False  # it rounds gradients to that, and is kept from it to be compared
     precision: float = 1e-12  # in float64, relative to how far parameters moved; more where upstream computes in less
 
-    def model(self, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    def model(self, shapes: Mapping[Any, Any]) -> dict[Any, Any]:
         """The leaves it takes, of shapes or arrays by name."""
         return {k: x for k, x in shapes.items() if not self.matrices_only or len(getattr(x, "shape", x)) == 2}
 
