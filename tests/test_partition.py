@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trainfn as tf
@@ -30,6 +31,12 @@ RULES = {
     ),
     "two of one kind": lambda: tf.skip_if_not_finite(
         tf.partition({"*.bias": tf.adam(lr=0.1, b1=0.5), "*.weight": tf.adam(lr=tf.cosine(0.1, steps=5))})
+    ),
+    "norms of the model after norms of parts": lambda: tf.chain(
+        tf.partition({is_matrix: tf.clip_by_global_norm(0.1)}, otherwise=tf.clip_by_global_norm(0.2)),
+        tf.partition({"0.*": tf.clip_by_global_norm(0.3)}, otherwise=tf.clip_by_global_norm(0.01)),
+        tf.clip_by_global_norm(0.05),
+        tf.sgd(lr=1.0),
     ),
     "nested": lambda: tf.partition(
         {"embed*": tf.frozen()},
@@ -70,6 +77,40 @@ def test_each_leaf_is_updated_as_by_its_own_rule() -> None:
         assert_same_bits(
             {k: together[f"{k}/p"] for k in own}, {k: alone[f"{k}/p"] for k in own}, f"the leaves of {part}"
         )
+
+
+def test_reductions_after_a_partition_are_over_the_whole_model_again() -> None:
+    rule = RULES["norms of the model after norms of parts"]()
+    params, grads = inputs(1)
+
+    def clipped(some: dict[str, Any], norm: float) -> dict[str, Any]:
+        length = np.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in some.values()))
+        return {k: g * min(norm / length, 1.0) for k, g in some.items()}
+
+    def part(some: dict[str, Any], which: Any) -> dict[str, Any]:
+        return {k: g for k, g in some.items() if which(k)}
+
+    g = clipped(part(grads[0], lambda k: k.endswith("weight")), 0.1)
+    g |= clipped(part(grads[0], lambda k: k.endswith("bias")), 0.2)
+    g = clipped(part(g, lambda k: k.startswith("0.")), 0.3) | clipped(part(g, lambda k: k[0] != "0"), 0.01)
+    expected = {k: params[k] - x for k, x in clipped(g, 0.05).items()}
+    after = run_reference(rule, params, grads)[0]
+    for k, x in expected.items():
+        np.testing.assert_allclose(after[f"{k}/p"], x, rtol=1e-5, atol=1e-7)
+
+
+def test_leaf_functions_are_asked_about_the_leaves_of_their_rule() -> None:
+    named = tf.adamw(lr=tf.by_leaf({"0.weight": 0.1, "0.bias": 0.2}), b2=tf.by_leaf({"0.*": 0.9}))
+    rule = tf.partition(
+        {"0.*": named, "1.*": tf.partition({"*weight": tf.lion(), "*bias": tf.sgd(lr=0.3)})}, otherwise=tf.frozen()
+    )
+    params, grads = inputs(1)
+    state = reference.init(rule, params)
+    updates, _ = reference.update(rule, state, grads[0], params)
+    assert_same_bits({"u": updates["embed.weight"]}, {"u": np.zeros_like(params["embed.weight"])}, "frozen")
+    assert resolve(rule, tf.Leaf("0.bias", (5,)))["lr"] == 0.2
+    assert resolve(rule, tf.Leaf("1.bias", (3,)))["lr"] == 0.3
+    assert_same_bits({"u": updates["1.bias"]}, {"u": np.float32(-0.3) * grads[0]["1.bias"]}, "nested")
 
 
 def test_hyperparameters_of_one_name_are_one_with_a_value_for_each_leaf() -> None:

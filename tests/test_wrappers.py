@@ -54,7 +54,7 @@ def assert_close(ours: Model, theirs: Model, tolerance: float = 1e-12) -> None:
     [
         (tf.ema(tf.sgd(lr=0.1), decay=0.9), "ema", 1),
         (tf.swa(tf.sgd(lr=0.1), start=3, every=2), "swa", 2),
-        (tf.polyak_average(tf.sgd(lr=0.1), start=2), "swa", 1),
+        (tf.polyak_average(tf.sgd(lr=0.1), start=3), "swa", 1),
     ],
     ids=lambda x: getattr(x, "name", x),
 )
@@ -145,6 +145,46 @@ def test_sam_is_that_of_optax() -> None:
             assert_close(evaluated, state.cache if t % 2 else params)
 
 
+def test_an_average_inside_of_sam_is_what_is_evaluated() -> None:
+    rule = tf.sam(tf.ema(tf.sgd(lr=0.1), decay=0.5), rho=0.3)
+    path = run(rule, gradients(4))
+    means = [reference.eval_params(rule, state, p) for p, state in path]
+    assert_close(means[2], means[1], 0.0)
+    assert_close(means[1], {k: 0.5 * p + 0.5 * path[1][0][k] for k, p in model().items()})
+    outer = tf.ema(tf.sam(tf.sgd(lr=0.1), rho=0.3), decay=0.5)
+    for (p, state), mean in zip(run(outer, gradients(4)), means, strict=True):
+        assert_close(reference.eval_params(outer, state, p), mean)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0])
+def test_sam_climbs_nowhere_from_a_gradient_without_direction(bad: float) -> None:
+    rule = tf.sam(tf.sgd(lr=0.1), rho=0.3)
+    first, second = gradients(2)
+    path = run(rule, [{k: np.full_like(g, bad) for k, g in first.items()}, second])
+    assert_close(path[0][0], model(), 0.0)
+    assert_close(path[1][0], {k: p - 0.1 * second[k] for k, p in model().items()})
+
+
+def test_sam_brings_back_leaves_that_missed_a_call() -> None:
+    import torch
+
+    import trainfn_torch
+
+    def step(a: float | None, b: float | None) -> None:
+        for p, g in ((x, a), (y, b)):
+            p.grad = None if g is None else torch.full_like(p, g)
+        optimizer.step()
+
+    x, y = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    optimizer = trainfn_torch.Optimizer([x, y], tf.sam(tf.sgd(lr=0.1), rho=0.5))
+    step(1.0, None)
+    step(None, 1.0)  # x stays up, y was never there
+    step(1.0, 1.0)
+    step(1.0, 1.0)
+    torch.testing.assert_close(x.detach(), torch.tensor([0.9]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(y.detach(), torch.tensor([0.8]), rtol=0, atol=1e-6)
+
+
 def test_what_schedule_free_evaluates_is_what_optax_does() -> None:
     import jax
     import optax
@@ -225,6 +265,43 @@ def test_a_rule_inside_that_skips_does_not_stop_the_window() -> None:
     assert_same_bits(path[-1][0], expected[0], "the window after")
 
 
+def _accumulated(wrap: Callable[[tf.Rule], tf.Rule], inside: Callable[[tf.Rule], tf.Rule]) -> tuple[Any, Any]:
+    """Parameters and what is evaluated after windows of 3: of a wrapper around `accumulate`, and inside of it."""
+    grads = gradients(12)
+    results = []
+    for rule in (wrap(tf.accumulate(tf.adam(lr=0.1), k=3)), tf.accumulate(inside(tf.adam(lr=0.1)), k=3)):
+        path = run(rule, grads)
+        results.append([(p, reference.eval_params(rule, state, p), state.count) for p, state in path])
+    return results[0], results[1]
+
+
+AROUND: dict[str, Callable[[tf.Rule], tf.Rule]] = {
+    "ema": lambda r: tf.ema(r, decay=0.5),
+    "swa": lambda r: tf.swa(r, start=1, every=2),
+    "polyak": lambda r: tf.polyak_average(r),
+    "lookahead": lambda r: tf.lookahead(r, k=2),
+    "schedule_free": lambda r: tf.schedule_free(r, lr=0.1),
+    "unfreeze": lambda r: tf.unfreeze(r, start=0),
+    "decay": lambda r: tf.chain(r, tf.decoupled_weight_decay(0.1, lr=0.1)),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_what_stands_around_an_accumulation_sees_its_updates_only(name: str) -> None:
+    outside, inside = _accumulated(AROUND[name], AROUND[name])
+    for (p, evaluated, count), (q, expected, other) in zip(outside, inside, strict=True):
+        assert count == other
+        assert_close(p, q)
+        assert_close(evaluated, expected)
+
+
+def test_leaves_thaw_while_others_accumulate() -> None:
+    """A window inside of a rule that waits does not keep the model from counting."""
+    rule = tf.unfreeze(tf.accumulate(tf.sgd(lr=0.1), k=2), start=3)
+    counts = [state.count for _, state in run(rule, gradients(7))]
+    assert counts == [1, 2, 3, 3, 4, 4, 5]
+
+
 # -- freezing ----------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +355,33 @@ def test_evaluated_parameters_have_the_same_bits_everywhere(make: Callable[[], t
     assert_same_bits({k: x.numpy() for k, x in optimizer.eval_params().items()}, expected, "torch")
     evaluated = jax.jit(lambda s, p: trainfn_jax.eval_params(rule, s, p))(state, params)
     assert_same_bits({k: np.asarray(x) for k, x in evaluated.items()}, expected, "jax")
+
+
+@pytest.mark.parametrize(
+    "rule", [tf.ema(tf.lookahead(tf.sgd())), tf.accumulate(tf.sam(tf.ema(tf.sgd())), k=2)], ids=str
+)
+def test_states_that_begin_as_the_parameter_can_be_donated(rule: tf.Rule) -> None:
+    import jax
+
+    import trainfn_jax
+
+    tx, params = trainfn_jax.transform(rule), jax.tree.map(jax.numpy.asarray, model(np.float32))
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=1)
+    update(gradients(1, np.float32)[0], tx.init(params), params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: tf.accumulate(tf.sgd(), k=2.5), "k = 2.5 must be a whole number"),
+        (lambda: tf.lookahead(tf.sgd(), k=0), "k = 0 must be"),
+        (lambda: tf.swa(tf.sgd(), start=1, every=0), "every = 0 must be"),
+        (lambda: tf.ema(tf.sgd(), warmup=True, debias=True).program(), "one of warmup and debias"),
+    ],
+)
+def test_numbers_that_make_no_sense(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises((ValueError, tf.TraceError), match=message):
+        make()
 
 
 def test_parameters_that_the_state_does_not_know_are_not_evaluated() -> None:

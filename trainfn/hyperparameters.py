@@ -98,6 +98,8 @@ DOMAINS: Mapping[str, Domain] = {
     "max_rms": _POSITIVE,
     "max_value": _POSITIVE,
     "eta": _NONNEGATIVE,
+    "k": Domain(1.0, excludes_high=True, is_whole=True),
+    "every": Domain(1.0, excludes_high=True, is_whole=True),
     "seed": Domain(0.0, 2.0**32, excludes_high=True, is_whole=True),
 }
 

@@ -261,11 +261,12 @@ class Rule:
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
-        found: dict[str, list[tuple[Path, Any]]] = {}
+        found: dict[str, list[tuple[Path, Any, Any]]] = {}
         for i, link in enumerate(self.all_links):
             for k, value in link.hyper.items():
                 if value is not inherited:
-                    found.setdefault(self._hyper_names[i, k], []).append((self._paths[i], value))
+                    entry = self._paths[i], value, link.definition.defaults[k]
+                    found.setdefault(self._hyper_names[i, k], []).append(entry)
         return {name: _of_each_leaf(values) for name, values in found.items()}
 
     @cached_property
@@ -406,6 +407,8 @@ def partition(cases: Mapping[Any, Rule], otherwise: Rule | None = None) -> Rule:
     whole model (`skip_if_not_finite`, `accumulate`) stands around the partition.
     """
     rules = [*cases.values(), *([] if otherwise is None else [otherwise])]
+    if not rules:
+        raise ValueError("partition needs at least one case, or otherwise=.")
     for r in rules:
         _expect_rule("partition", r)
     policy = Policy(tuple(cases), tuple(range(len(cases))), len(cases) if otherwise is not None else None)
@@ -585,22 +588,27 @@ def _unique_names(
     return names
 
 
-def _of_each_leaf(values: Sequence[tuple[Path, Any]]) -> Any:
-    """One value out of those that the rules of a partition give to a hyperparameter of one name."""
-    numbers = [v for _, v in values if hyperparameters.is_number(v)]
-    is_one = len(values) == 1 or (len(numbers) == len(values) and len({exact(float(x)) for x in numbers}) == 1)
-    return values[0][1] if is_one else OfEachLeaf(tuple(values))
+def _of_each_leaf(values: Sequence[tuple[Path, Any, Any]]) -> Any:
+    """One value of those that the rules of a partition give to hyperparameters of one name, each with its default."""
+    distinct = {exact(float(x)) if hyperparameters.is_number(x) else id(x) for _, x, _ in values}
+    first_path, first, default = values[0]
+    if len(distinct) == 1 and not (first_path and hyperparameters.is_leaf_function(first)):
+        return first
+    # A leaf whose rule has no such hyperparameter has a number that nothing reads.
+    numbers = (x for x in (*(value for _, value, _ in values), default) if hyperparameters.is_number(x))
+    return OfEachLeaf(tuple((path, value) for path, value, _ in values), next(numbers, 1.0))
 
 
 @dataclass(frozen=True)
 class OfEachLeaf:
-    """A leaf function: the value that the leaf's own rule has; of no account for a leaf whose rule has none."""
+    """A leaf function: the value that the leaf's own rule has; `idle` for a leaf whose rule has none."""
 
     values: tuple[tuple[Path, Any], ...]
+    idle: float
 
     def __call__(self, leaf: Leaf) -> Any:
         mine = (v for path, v in self.values if all(policy.choice(leaf) == k for policy, k in path))
-        value = next(mine, self.values[0][1])
+        value: Any = next(mine, self.idle)
         return value(leaf) if hyperparameters.is_leaf_function(value) else value
 
 

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainfn.policies import Policy
 from trainfn.program import Program, Sort
@@ -91,11 +91,11 @@ class Traces:
 
     def __init__(self, structures: tuple[Structure | Choice, ...]) -> None:
         self._structures = structures
-        self._known: dict[tuple[Any, ...], dict[tuple[Any, ...], _Traced]] = {}
+        self._known: dict[tuple[Any, ...], dict[tuple[Any, ...] | None, _Traced]] = {}
 
     def of(self, leaf: Leaf) -> _Traced:
         for asked, programs in list(self._known.items()):
-            traced = programs.get(tuple(answer(leaf, question) for question in asked))
+            traced = programs.get(_answers(leaf, asked))
             if traced is not None:
                 return traced
         init = Graph(leaf)
@@ -111,6 +111,13 @@ class Traces:
         traced = _Traced(update, start, evaluated, graph.facts | init.facts | other.facts)
         self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
         return traced
+
+
+def _answers(leaf: Leaf, asked: Sequence[Any]) -> tuple[Any, ...] | None:
+    try:
+        return tuple(answer(leaf, question) for question in asked)
+    except ValueError:  # a policy inside of another's rule, about a leaf that has another one
+        return None
 
 
 @lru_cache(maxsize=1024)
@@ -194,8 +201,36 @@ def _apply(structures: Sequence[Structure | Choice], g: Any, place: _Place) -> A
 
 
 def _apply_one(structure: Structure, g: Any, place: _Place) -> Any:
-    with tracing(f"rule {structure.definition.name}", g.graph.leaf):
-        return _updated(structure, _call(structure, g, place), g, place.states)
+    """The update of one rule.
+
+    In a call that does not count, because a rule inside of it or before it in a chain says so, it does nothing: its
+    state stays, and what that rule made of the gradient passes through.
+    """
+    graph: Graph = g.graph
+    with tracing(f"rule {structure.definition.name}", graph.leaf):
+        called = _call(structure, g, place)
+        states: dict[str, Value] = {}
+        update = _updated(structure, called.result, g, states)
+        if called.behind and not called.counts:
+            counts = functools.reduce(operator.and_, called.behind)
+            update = where(counts, update, called.passed)
+            states = {name: where(counts, new, graph.input(name, new.sort)) for name, new in states.items()}
+        place.states.update(states)
+        return update
+
+
+class _Called(NamedTuple):
+    """What came of calling a rule's function.
+
+    result: what it returned; passed: what it had in hand, the inner rule's update or the gradient.
+    behind: conditions under which the rules before it and inside of it let the call count; counts: whether it has one
+        of its own.
+    """
+
+    result: Any
+    passed: Any
+    behind: list[Any]
+    counts: bool
 
 
 def _choose(choice: Choice, g: Any, place: _Place) -> Any:
@@ -214,9 +249,9 @@ def _choose(choice: Choice, g: Any, place: _Place) -> Any:
     return update
 
 
-def _call(structure: Structure, g: Any, place: _Place) -> Any:
-    """What the rule's function returns."""
+def _call(structure: Structure, g: Any, place: _Place) -> _Called:
     graph: Graph = g.graph
+    behind, passed = list(graph.counts), [g]
     definition = structure.definition
     state_names = dict(structure.state)
     supplied: dict[str, Any] = {"g": g, "p": place.p, "step": place.step}
@@ -236,9 +271,13 @@ def _call(structure: Structure, g: Any, place: _Place) -> Any:
             place.step if step is None else lift(graph, "inner", step),
             place.states,
         )
+        before = len(graph.counts)
         if when is None:
-            return _apply(structure.inner, gradient, seen)
-        return _apply_when(expect_flag("inner", when), structure.inner, gradient, seen)
+            passed.append(_apply(structure.inner, gradient, seen))
+        else:
+            passed.append(_apply_when(expect_flag("inner", when), structure.inner, gradient, seen))
+        behind.extend(graph.counts[before:])
+        return passed[-1]
 
     for name in definition.positional:
         if name == "inner":
@@ -254,21 +293,22 @@ def _call(structure: Structure, g: Any, place: _Place) -> Any:
     _label(graph, local)
     if "inner" in definition.positional and len(calls) != 1:
         raise TraceError(f"the inner rule was called {len(calls)} times; it must be called once.")
-    return result
+    return _Called(result, passed[-1], behind, len(graph.counts) > len(behind))
 
 
 def _apply_when(condition: Any, structures: Sequence[Structure | Choice], g: Any, place: _Place) -> Any:
     """The update of rules that happen only if the condition holds: their states stay otherwise, their update is -0.0.
 
     What they decide for the whole model is between them and the rule around them: an update that they skip does not
-    count, and the rule around them goes on.
+    count, and the rule around them goes on.  What they say while they wait is nothing.
     """
     graph: Graph = g.graph
     gates, graph.gates = graph.gates, []
+    counts, graph.counts = graph.counts, []
     states: dict[str, Value] = {}
     update = _apply(structures, g, replace(place, states=states))
     inside, graph.gates = graph.gates, gates
-    graph.counts += [gate | ~condition for gate in inside]
+    graph.counts = counts + [flag | ~condition for flag in (*graph.counts, *inside)]
     happens = functools.reduce(operator.and_, inside, condition)
     place.states.update({name: where(happens, new, graph.input(name, new.sort)) for name, new in states.items()})
     return where(happens, update, -0.0)
@@ -396,18 +436,22 @@ def _ask_state(structure: Structure, graph: Graph, name: str, *given: Any) -> An
 
 
 def _trace_evaluated(structures: tuple[Structure | Choice, ...], graph: Graph) -> Program:
-    """What the states' own `eval_params(state, p, hyperparameters it names)` make of p, the outermost last."""
+    """What the outermost state with a method `eval_params(state, p, hyperparameters it names)` makes of p.
+
+    On the way in to it each state with a method `settled`, of the same arguments, says what p is where it has moved p
+    for a while.
+    """
     p: Any = graph.input("p", Sort.ARRAY)
-    for structure in walk_structures(structures, graph):
+    for structure in reversed(list(walk_structures(structures, graph))):
         definition, names = structure.definition, dict(structure.state)
-        if hasattr(definition.state, "eval_params"):
+        method = next((m for m in ("eval_params", "settled") if hasattr(definition.state, m)), None)
+        if method:
             with tracing(f"rule {definition.name}", graph.leaf):
                 loaded = {k: _load_state(graph, names[k], sort) for k, sort in definition.fields.items()}
-                p = _shaped_like_leaf(
-                    "parameter to evaluate",
-                    _ask_state(structure, graph, "eval_params", definition.state(**loaded), p),
-                    p,
-                )
+                found = _ask_state(structure, graph, method, definition.state(**loaded), p)
+                p = _shaped_like_leaf("parameter to evaluate", found, p)
+        if method == "eval_params":
+            break
     return graph.program({"p": p}).keep(["p"])
 
 

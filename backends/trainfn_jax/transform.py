@@ -121,10 +121,12 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any], state_dty
         name: jax.ShapeDtypeStruct(shape, kept)  # type: ignore[no-untyped-call]
         for name, shape in rule.state_shapes(leaf).items()
     }
-    state = {}
+    state: dict[str, Any] = {}
     for f in rule.fields_of(leaf):
         values = [outputs[part] for part in f.inputs]
-        state[f.name] = arrays.stored_as(values[0], others.get(f.name, like)) if f.is_array else stored_scalar(values)
+        x = arrays.stored_as(values[0], others.get(f.name, like)) if f.is_array else stored_scalar(values)
+        # Memory of its own, which can be donated, also where two wrappers begin with the parameter.
+        state[f.name] = jnp.copy(x) if any(x is y for y in state.values()) else x
     return state
 
 

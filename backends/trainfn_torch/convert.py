@@ -173,7 +173,9 @@ def _state(snapshot: Snapshot, words: Names, entry: _Entry, is_ours: bool) -> di
             "also transposes."
         )
     fields = snapshot.fields(entry.name)
-    if leaf.step == 0 or (fields and not leaf.values):
+    if (leaf.step == 0 and not is_ours) or (
+        fields and not leaf.values
+    ):  # theirs begins anew; ours may be between steps
         return {}
     state = {"step": _float(leaf.step)} if leaf.step is not None and (is_ours or words.counts) else {}
     for f in fields:

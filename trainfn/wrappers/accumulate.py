@@ -27,8 +27,12 @@ def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any) -> Any
     each is 1, and g a mean.
 
     A gradient that is not finite is left out with its weight; if all k are, there is no update.  Only an update counts:
-    schedules and bias corrections see one in k calls.  k may be a schedule.  A leaf without a gradient in the last
-    call waits with its sum for the next one.  Links inside see the mean, those outside each gradient.
+    schedules and bias corrections see one in k calls, and so do rules around it and after it in a chain; links before
+    it see each gradient.  k may be a schedule.  A call that is skipped from outside, as by a gradient scaler, is none.
+
+    A leaf must have a gradient in the last call: without one its sum stays until it has, and is divided by the weights
+    of that window.  The sum has the parameter's dtype, in which it may overflow: for parameters of 16 bits give the
+    adapter state_dtype="float32".
     """
     is_finite = global_max(abs(g)) < math.inf
     total = where(is_finite, state.total + g, state.total)

@@ -1,7 +1,8 @@
 """Averages of the parameters that a rule walks through: what to evaluate, beside what is trained.
 
-They stand outermost, so that the parameter they see is the one that the model will have, and inside of `accumulate`,
-whose calls are not all updates.  `eval_params` of a backend gives the average.
+They stand outermost, so that the parameter they see is the one that the model will have.  `eval_params` of a backend
+gives the average.  It has the parameter's dtype: for parameters of 16 bits give the adapter state_dtype="float32",
+because a decay of 0.999 moves nothing there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.trace import Array, Static
+from trainfn.trace import Array, Static, TraceError
 from trainfn.verbs import floor, maximum, minimum, where
 
 
@@ -51,6 +52,8 @@ def ema(
     torch's AveragedModel copies the parameters when it is first updated: update it once before training for this one.
     """
     t = step + 1
+    if warmup and debias:
+        raise TraceError("ema forgets its start by one of warmup and debias, not by both.")
     d = decay
     if warmup:
         d = minimum(d, (1 + t) / (10 + t))
@@ -61,15 +64,18 @@ def ema(
 
 
 @rule
-def polyak_average(inner: Any, step: Any, state: Average, g: Any, p: Any, *, start: Any = 0.0, eta: Any = 0.0) -> Any:
-    """The mean of the parameters after each update from `start` on (Polyak & Juditsky, SIAM J. Control 30, 1992).
+def polyak_average(inner: Any, step: Any, state: Average, g: Any, p: Any, *, start: Any = 1.0, eta: Any = 0.0) -> Any:
+    """The mean of the parameters after each update from `start` on, counted from 1.
+
+    Polyak & Juditsky, SIAM J. Control 30, 1992.
 
         mean <- (1 - c) mean + c p,   c = (eta + 1) / (n + eta)
 
     for the n-th of them: uniform weights with eta = 0; with more, later ones weigh more (polynomial-decay averaging,
     Shamir & Zhang, arXiv:1212.1824v2, section 4).  Before it the mean is the parameter.
     """
-    c = (eta + 1) / (maximum(step + 1 - start, 1.0) + eta)
+    n = step + 2 - start
+    c = (eta + 1) / (maximum(n, 1.0) + eta)
     u = inner(g)
     return u, Average((1 - c) * state.mean + c * (p + u))
 
