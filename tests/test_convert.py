@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import assert_same_bits
-from tests.catalogue import ROWS, Namesake, Row
+from tests.catalogue import ROWS, Row
+from tests.catalogue.upstream import optax_transformation, torch_optimizer
 from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import convert, reference
@@ -57,17 +57,18 @@ def _nested(flat: Model) -> dict[str, Any]:
 class Torch:
     """A run in torch: of torch.optim or of trainfn_torch."""
 
-    def __init__(self, params: Model, make: Callable[[Any], Any], named: bool = True) -> None:
+    def __init__(
+        self, params: Model, make: Callable[[Any], Any], named: bool = True, gradient: Callable[[Any], Any] | None = None
+    ) -> None:
         import torch
 
+        self._gradient = gradient or torch.tensor
         self.params = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
         self.optimizer = make(list(self.params.items() if named else self.params.values()))
 
     def step(self, grads: Model, **given: Any) -> None:
-        import torch
-
         for k, g in grads.items():
-            self.params[k].grad = torch.tensor(g)
+            self.params[k].grad = self._gradient(g)
         self.optimizer.step(**given)
 
     def arrays(self) -> dict[str, Any]:
@@ -275,37 +276,28 @@ def _rows(library: str) -> list[Any]:
 
 @pytest.mark.parametrize("row", _rows("torch"))
 def test_torch_optim_and_back(row: Row) -> None:
-    import torch
-
     assert row.torch is not None
     rule, namesake = row.rule(), row.torch
 
     def made(params: Any) -> Any:
-        return getattr(torch.optim, namesake.name)(params, **namesake.hyper, foreach=False)
+        return torch_optimizer("torch", namesake, params, foreach=False)
 
     for dtype in (np.float32, np.float64):
-        theirs = Torch(_params(dtype, SMALL), made, named=False)
+        params = namesake.model(_params(dtype, SMALL))
+        theirs = Torch(params, made, named=False, gradient=namesake.gradient)
         for n in range(STEPS):
-            theirs.step(_grads(n, dtype, SMALL))
+            theirs.step(namesake.model(_grads(n, dtype, SMALL)))
         known = theirs.snapshot()
         ours = Torch(theirs.arrays(), _ours_in_torch(rule)).load(known.at(STEPS))
         _assert_same(ours.snapshot(), known.at(STEPS))
-        back = Torch(theirs.arrays(), made).load(ours.snapshot())
+        back = Torch(theirs.arrays(), made, gradient=namesake.gradient).load(ours.snapshot())
         _assert_same(back.snapshot().at(STEPS), known.at(STEPS))
-        assert (known.leaves["w"].step is None) == (namesake.name == "SGD")
+        assert (known.leaves["w"].step is None) == (namesake.name in ("SGD", "Muon"))
     for run in (theirs, ours, back):
-        run.step(_grads(STEPS, np.float64, SMALL))
+        run.step(namesake.model(_grads(STEPS, np.float64, SMALL)))
     for name, p in theirs.arrays().items():
         np.testing.assert_allclose(ours.arrays()[name], p, rtol=0, atol=1e-12)
     assert_same_bits(back.arrays(), theirs.arrays())
-
-
-def _optax_of(namesake: Namesake) -> Any:
-    import optax
-
-    links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
-    tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
-    return attrgetter(namesake.around[0])(optax)(tx, **namesake.around[1]) if namesake.around else tx
 
 
 @pytest.mark.parametrize("row", _rows("optax"))
@@ -316,11 +308,11 @@ def test_optax_and_back(row: Row) -> None:
     import trainfn_jax
 
     assert row.optax is not None
-    rule, tx = row.rule(), _optax_of(row.optax)
+    rule, namesake, tx = row.rule(), row.optax, optax_transformation(row.optax)
     with jax.enable_x64(True):
-        theirs = Jax(_params(np.float64, SMALL), tx, jit=False)
+        theirs = Jax(namesake.model(_params(np.float64, SMALL)), tx, jit=False)
         for n in range(STEPS):
-            theirs.step(_grads(n, np.float64, SMALL), loss(n))
+            theirs.step(namesake.model(_grads(n, np.float64, SMALL)), loss(n))
         known = theirs.snapshot(rule)
         is_counted = any(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(theirs.state))
         assert known.updates == (STEPS if is_counted else None)
@@ -333,11 +325,11 @@ def test_optax_and_back(row: Row) -> None:
         for a, b in zip(before[0], after[0], strict=True):
             assert (a.dtype, a.shape) == (b.dtype, b.shape)
             np.testing.assert_allclose(b, a, rtol=2e-15, atol=0)
-        params, grads = theirs.arrays(), _grads(STEPS, np.float64, SMALL)
+        params, grads = theirs.arrays(), namesake.model(_grads(STEPS, np.float64, SMALL))
         theirs.step(grads, loss(STEPS))
     updates, _ = reference.update(rule, _state(ours), grads, params, **extras(rule, STEPS))
     for name, p in theirs.arrays().items():
-        np.testing.assert_allclose(params[name] + updates[name], p, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(params[name] + updates[name], p, rtol=0, atol=namesake.precision)
 
 
 def _state(snapshot: Snapshot) -> reference.State:
@@ -564,7 +556,7 @@ class Following(NamedTuple):
     def init(p: Any) -> Following:
         return Following(*Factored.init(p))
 
-    def permuted(self, axes: tuple[int, ...]) -> Following:
+    def permuted(self, axes: tuple[int, ...], due: Following) -> Following:
         return Following(self.columns.transpose(axes), self.rows.transpose(axes))
 
 

@@ -78,7 +78,10 @@ class Snapshot:
         """The same state under other names, its arrays transposed; the layout must name every leaf.
 
         A state that is shaped like its parameter follows it.  One that begins as anything else (sums along an axis)
-        says how, in a method `permuted(self, axes)` of its NamedTuple: it returns the state of `p.transpose(axes)`.
+        says how, in a method `permuted(self, axes, due)` of its NamedTuple: it returns the state of
+        `p.transpose(axes)`, whose fields have the shapes `due`, a NamedTuple of the same sort.  Where the rule works
+        along other axes afterwards (Adafactor factors the last two, and a convolution's go to the front), there is no
+        such state, and a ValueError says so.
         A rule that asks for names (`partition`) is given again as it asks for the new ones.
         """
         leaves = {}
@@ -199,17 +202,22 @@ def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> 
     """The state of a leaf whose axes are put in another order."""
     shape = _permuted_shape(f"leaf {name!r}", leaf.shape, axes)
     values = {**leaf.values}
+    before, after = (rule.state_shapes(Leaf(name, s)) for s in (leaf.shape, shape))
     of_leaf = Graph(Leaf(name, leaf.shape))
     for structure in walk_structures(rule.structure, of_leaf) if leaf.values else ():
         definition, names = structure.definition, dict(structure.state)
         permute = getattr(definition.state, "permuted", None)
         if permute is not None:
-            after = permute(definition.state(**{k: leaf.values.get(full) for k, full in names.items()}), axes)
-            values |= {full: x.copy() for k, full in names.items() if (x := getattr(after, k)) is not None}
-        elif hasattr(definition.state, "init") and rule.state_shapes(Leaf(name, leaf.shape)):
+            own, due = (definition.state(**{k: of.get(full) for k, full in names.items()}) for of in (leaf.values, after))
+            try:
+                made = permute(own, axes, due)
+            except ValueError as error:
+                raise ValueError(f"leaf {name!r}, whose axes are put in the order {axes}: {error}") from None
+            values |= {full: x.copy() for k, full in names.items() if (x := getattr(made, k)) is not None}
+        elif hasattr(definition.state, "init") and before:
             raise ValueError(
                 f"leaf {name!r}: {definition.name} does not say how its state follows when the parameter's axes are "
-                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes)."
+                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes, due)."
             )
         else:
             arrays = [names[k] for k, sort in definition.fields.items() if sort is Array and names[k] in values]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from trainfn.rule import rule
 from trainfn.rules.adafactor import factored_root
 from trainfn.rules.clip import rms
+from trainfn.rules.matrices import permuted
 from trainfn.trace import Array
 from trainfn.verbs import axis_sum, maximum, sqrt, square, zeros_like
 
@@ -29,6 +30,12 @@ class Confidence(NamedTuple):
             return Confidence(zeros, None, None, None, None, zeros)
         rows, columns = axis_sum(zeros, -1), axis_sum(zeros, -2)
         return Confidence(zeros, rows, columns, rows, columns, None)
+
+    def permuted(self, axes: tuple[int, ...], due: Confidence) -> Confidence:
+        (m,), (v,) = permuted((self.m,), axes, (due.m,)), permuted((self.v,), axes, (due.v,))
+        pairs = (self.rows, self.columns), (self.rows_apart, self.columns_apart)
+        first, second = (permuted(pair, axes, (due.rows, due.columns)) for pair in pairs)
+        return Confidence(m, *first, *second, v)
 
 
 @rule
