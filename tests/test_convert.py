@@ -58,7 +58,11 @@ class Torch:
     """A run in torch: of torch.optim or of trainfn_torch."""
 
     def __init__(
-        self, params: Model, make: Callable[[Any], Any], named: bool = True, gradient: Callable[[Any], Any] | None = None
+        self,
+        params: Model,
+        make: Callable[[Any], Any],
+        named: bool = True,
+        gradient: Callable[[Any], Any] | None = None,  # makes a tensor of one
     ) -> None:
         import torch
 
@@ -316,10 +320,10 @@ def test_optax_and_back(row: Row) -> None:
         known = theirs.snapshot(rule)
         is_counted = any(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(theirs.state))
         assert known.updates == (STEPS if is_counted else None)
-        known = known.at(STEPS)
+        known = known.at(STEPS).cast("float64", namesake.in_float32)
         ours = Jax(theirs.arrays(), trainfn_jax.transform(rule)).load(known).snapshot(rule)
         _assert_same(ours, known)
-        back = Jax(theirs.arrays(), tx, jit=False).load(ours)
+        back = Jax(theirs.arrays(), tx, jit=False).load(ours.cast("float32", namesake.in_float32))
         before, after = (jax.tree.flatten(run.state) for run in (theirs, back))
         assert before[1] == after[1]
         for a, b in zip(before[0], after[0], strict=True):
@@ -442,6 +446,21 @@ def test_a_parameter_that_is_no_tree() -> None:
         known = snapshot(state, rule, p)
         assert (known.updates, list(known.leaves)) == (1, [""])
         _assert_same(snapshot(filled(tx.init(p), known, p), rule, p), known)
+
+
+def test_a_list_in_place_of_each_parameter() -> None:
+    import jax.numpy as jnp
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    tx, rule = optax.sm3(0.1), tf.sm3()
+    for params in (jnp.ones((2, 3)), [jnp.ones((2, 3)), jnp.ones(2)]):
+        template = tx.init(params)
+        _, state = tx.update(params, template, params)
+        known = snapshot(state, rule, params)
+        assert {leaf.values["mu0"].shape for leaf in known.leaves.values()} <= {(2, 1), (2,)}
+        _assert_same(snapshot(filled(template, known, params), rule, params), known)
 
 
 def test_a_state_of_flax() -> None:
@@ -591,6 +610,41 @@ def test_a_state_of_another_shape_follows_as_it_says() -> None:
         mute.snapshot().renamed(layout)
 
 
+FACTORED = tf.adafactor(momentum=0.9)
+# A leaf's shape, and the order in which its axes are put.
+TRANSPOSITIONS = [((4, 3), (1, 0)), ((4, 4), (1, 0)), ((1, 4), (1, 0)), ((4,), (0,)), ((3, 4, 5), (0, 2, 1))]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [FACTORED, tf.adafactor(largest_axes=True, min_size=2), tf.came(), tf.sm3()],
+    ids=["last", "largest", "came", "sm3"],
+)
+def test_reductions_along_axes_follow_a_transposition(rule: tf.Rule) -> None:
+    params = {str(i): numbers(i, shape).astype(float) for i, (shape, _) in enumerate(TRANSPOSITIONS)}
+    layout = {str(i): (f"q{i}", axes) for i, (_, axes) in enumerate(TRANSPOSITIONS)}
+    here = Torch(params, _ours_in_torch(rule))
+    there = Torch(convert.rearranged(params, layout), _ours_in_torch(rule))
+    for n in (1, 2):
+        grads = {k: numbers(10 * n + int(k), p.shape).astype(float) for k, p in params.items()}
+        here.step(grads)
+        there.step(convert.rearranged(grads, layout))
+    _assert_same(here.snapshot().renamed(layout), there.snapshot(), within=1e-12)
+    _assert_same(here.snapshot().renamed(layout).renamed(convert.inverse(layout)), here.snapshot())
+
+
+def test_what_is_factored_along_other_axes_does_not_follow() -> None:
+    params = {"kernel": numbers(1, (3, 5, 2, 4))}
+    run = Torch(params, _ours_in_torch(FACTORED))
+    run.step(params)
+    message = (
+        r"leaf 'kernel', whose axes are put in the order \(2, 3, 1, 0\): its state would have shapes "
+        r"\[\(1, 4, 5, 3\), \(2, 1, 5, 3\)\] where \[\(2, 4, 1, 3\), \(2, 4, 5, 1\)\] are due"
+    )
+    with pytest.raises(ValueError, match=message):
+        run.snapshot().renamed({"kernel": ("kernel", (2, 3, 1, 0))})
+
+
 def test_patterns() -> None:
     layout = convert.patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
     assert {name: layout(name) for name in LAYOUT} == LAYOUT
@@ -669,6 +723,10 @@ def test_bfloat16_crosses_bit_by_bit() -> None:
     with pytest.raises(TypeError, match=r"leaf 'w': the state m is float32 where bfloat16 is due: .*cast"):
         filled(state, known.cast("float32"), params)
     _assert_same(known.cast("float32").cast("bfloat16"), known)
+    mixed = known.cast("float32", ["m"]).leaves["w"].values
+    assert (mixed["m"].dtype, mixed["v"].dtype) == (np.float32, BFLOAT16)
+    with pytest.raises(ValueError, match="adamw keeps no arrays mu, but m, v"):
+        known.cast("float32", ["mu"])
 
 
 def _bfloat16s() -> Any:

@@ -103,7 +103,7 @@ def _read(places: Places, f: Field, leaf: Leaf, x: Any) -> Numbers:
         return values if places.is_own else stored(f, float(values))
     word = places.words[f]
     if word.is_reduced:
-        values = _reshaped(values, places.rule.state_shapes(leaf)[f.name])
+        values = _reshaped(values, places.rule.state_shapes(leaf).get(f.name, leaf.shape))
     return values if word.factor is None else _scaled(values, 1 / word.factor(leaf))
 
 

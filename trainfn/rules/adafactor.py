@@ -29,7 +29,7 @@ class Factored(NamedTuple):
         along_rows, along_columns = axes
         return Factored(axis_sum(zeros_like(p), along_rows), axis_sum(zeros_like(p), along_columns), None, m)
 
-    def permuted(self, axes: tuple[int, ...], due: Factored) -> Factored:
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Factored:
         rows, columns = permuted((self.rows, self.columns), axes, (due.rows, due.columns))
         (v,), (m,) = permuted((self.v,), axes, (due.v,)), permuted((self.m,), axes, (due.m,))
         return Factored(rows, columns, v, m)

@@ -31,11 +31,11 @@ class Confidence(NamedTuple):
         rows, columns = axis_sum(zeros, -1), axis_sum(zeros, -2)
         return Confidence(zeros, rows, columns, rows, columns, None)
 
-    def permuted(self, axes: tuple[int, ...], due: Confidence) -> Confidence:
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Confidence:
         (m,), (v,) = permuted((self.m,), axes, (due.m,)), permuted((self.v,), axes, (due.v,))
-        pairs = (self.rows, self.columns), (self.rows_apart, self.columns_apart)
-        first, second = (permuted(pair, axes, (due.rows, due.columns)) for pair in pairs)
-        return Confidence(m, *first, *second, v)
+        rows, columns = permuted((self.rows, self.columns), axes, (due.rows, due.columns))
+        apart = permuted((self.rows_apart, self.columns_apart), axes, (due.rows_apart, due.columns_apart))
+        return Confidence(m, rows, columns, apart[0], apart[1], v)
 
 
 @rule

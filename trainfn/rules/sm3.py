@@ -26,7 +26,7 @@ class Covers(NamedTuple):
     def init(p: Any) -> Covers:
         return _covers(zeros_like(p), zeros_like(p))
 
-    def permuted(self, axes: tuple[int, ...], due: Covers) -> Covers:
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Covers:
         return Covers(*permuted((self.m,), axes, (due.m,)), *permuted(self[1:], axes, due[1:]))
 
 
