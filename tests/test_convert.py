@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -15,7 +14,8 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import assert_same_bits
-from tests.catalogue import ROWS, Namesake, Row
+from tests.catalogue import ROWS, Row
+from tests.catalogue.upstream import optax_transformation, torch_optimizer
 from tests.executions import extras
 from tests.inputs import loss, numbers
 from trainfn import convert, reference
@@ -57,17 +57,22 @@ def _nested(flat: Model) -> dict[str, Any]:
 class Torch:
     """A run in torch: of torch.optim or of trainfn_torch."""
 
-    def __init__(self, params: Model, make: Callable[[Any], Any], named: bool = True) -> None:
+    def __init__(
+        self,
+        params: Model,
+        make: Callable[[Any], Any],
+        named: bool = True,
+        gradient: Callable[[Any], Any] | None = None,  # makes a tensor of one
+    ) -> None:
         import torch
 
+        self._gradient = gradient or torch.tensor
         self.params = {k: torch.tensor(p, requires_grad=True) for k, p in params.items()}
         self.optimizer = make(list(self.params.items() if named else self.params.values()))
 
     def step(self, grads: Model, **given: Any) -> None:
-        import torch
-
         for k, g in grads.items():
-            self.params[k].grad = torch.tensor(g)
+            self.params[k].grad = self._gradient(g)
         self.optimizer.step(**given)
 
     def arrays(self) -> dict[str, Any]:
@@ -275,37 +280,28 @@ def _rows(library: str) -> list[Any]:
 
 @pytest.mark.parametrize("row", _rows("torch"))
 def test_torch_optim_and_back(row: Row) -> None:
-    import torch
-
     assert row.torch is not None
     rule, namesake = row.rule(), row.torch
 
     def made(params: Any) -> Any:
-        return getattr(torch.optim, namesake.name)(params, **namesake.hyper, foreach=False)
+        return torch_optimizer("torch", namesake, params, foreach=False)
 
     for dtype in (np.float32, np.float64):
-        theirs = Torch(_params(dtype, SMALL), made, named=False)
+        params = namesake.model(_params(dtype, SMALL))
+        theirs = Torch(params, made, named=False, gradient=namesake.gradient)
         for n in range(STEPS):
-            theirs.step(_grads(n, dtype, SMALL))
+            theirs.step(namesake.model(_grads(n, dtype, SMALL)))
         known = theirs.snapshot()
         ours = Torch(theirs.arrays(), _ours_in_torch(rule)).load(known.at(STEPS))
         _assert_same(ours.snapshot(), known.at(STEPS))
-        back = Torch(theirs.arrays(), made).load(ours.snapshot())
+        back = Torch(theirs.arrays(), made, gradient=namesake.gradient).load(ours.snapshot())
         _assert_same(back.snapshot().at(STEPS), known.at(STEPS))
-        assert (known.leaves["w"].step is None) == (namesake.name == "SGD")
+        assert (known.leaves["w"].step is None) == (namesake.name in ("SGD", "Muon"))
     for run in (theirs, ours, back):
-        run.step(_grads(STEPS, np.float64, SMALL))
+        run.step(namesake.model(_grads(STEPS, np.float64, SMALL)))
     for name, p in theirs.arrays().items():
         np.testing.assert_allclose(ours.arrays()[name], p, rtol=0, atol=1e-12)
     assert_same_bits(back.arrays(), theirs.arrays())
-
-
-def _optax_of(namesake: Namesake) -> Any:
-    import optax
-
-    links = [attrgetter(name)(optax)(**hyper) for name, hyper in namesake.before]
-    tx = optax.chain(*links, attrgetter(namesake.name)(optax)(**namesake.hyper))
-    return attrgetter(namesake.around[0])(optax)(tx, **namesake.around[1]) if namesake.around else tx
 
 
 @pytest.mark.parametrize("row", _rows("optax"))
@@ -316,28 +312,28 @@ def test_optax_and_back(row: Row) -> None:
     import trainfn_jax
 
     assert row.optax is not None
-    rule, tx = row.rule(), _optax_of(row.optax)
+    rule, namesake, tx = row.rule(), row.optax, optax_transformation(row.optax)
     with jax.enable_x64(True):
-        theirs = Jax(_params(np.float64, SMALL), tx, jit=False)
+        theirs = Jax(namesake.model(_params(np.float64, SMALL)), tx, jit=False)
         for n in range(STEPS):
-            theirs.step(_grads(n, np.float64, SMALL), loss(n))
+            theirs.step(namesake.model(_grads(n, np.float64, SMALL)), loss(n))
         known = theirs.snapshot(rule)
         is_counted = any(np.issubdtype(x.dtype, np.integer) for x in jax.tree.leaves(theirs.state))
         assert known.updates == (STEPS if is_counted else None)
-        known = known.at(STEPS)
+        known = known.at(STEPS).cast("float64", namesake.in_float32)
         ours = Jax(theirs.arrays(), trainfn_jax.transform(rule)).load(known).snapshot(rule)
         _assert_same(ours, known)
-        back = Jax(theirs.arrays(), tx, jit=False).load(ours)
+        back = Jax(theirs.arrays(), tx, jit=False).load(ours.cast("float32", namesake.in_float32))
         before, after = (jax.tree.flatten(run.state) for run in (theirs, back))
         assert before[1] == after[1]
         for a, b in zip(before[0], after[0], strict=True):
             assert (a.dtype, a.shape) == (b.dtype, b.shape)
             np.testing.assert_allclose(b, a, rtol=2e-15, atol=0)
-        params, grads = theirs.arrays(), _grads(STEPS, np.float64, SMALL)
+        params, grads = theirs.arrays(), namesake.model(_grads(STEPS, np.float64, SMALL))
         theirs.step(grads, loss(STEPS))
     updates, _ = reference.update(rule, _state(ours), grads, params, **extras(rule, STEPS))
     for name, p in theirs.arrays().items():
-        np.testing.assert_allclose(params[name] + updates[name], p, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(params[name] + updates[name], p, rtol=0, atol=namesake.precision)
 
 
 def _state(snapshot: Snapshot) -> reference.State:
@@ -452,6 +448,21 @@ def test_a_parameter_that_is_no_tree() -> None:
         _assert_same(snapshot(filled(tx.init(p), known, p), rule, p), known)
 
 
+def test_a_list_in_place_of_each_parameter() -> None:
+    import jax.numpy as jnp
+    import optax
+
+    from trainfn_jax.convert import filled, snapshot
+
+    tx, rule = optax.sm3(0.1), tf.sm3()
+    for params in (jnp.ones((2, 3)), [jnp.ones((2, 3)), jnp.ones(2)]):
+        template = tx.init(params)
+        _, state = tx.update(params, template, params)
+        known = snapshot(state, rule, params)
+        assert {leaf.values["mu0"].shape for leaf in known.leaves.values()} <= {(2, 1), (2,)}
+        _assert_same(snapshot(filled(template, known, params), rule, params), known)
+
+
 def test_a_state_of_flax() -> None:
     import jax
     from flax import nnx
@@ -564,7 +575,7 @@ class Following(NamedTuple):
     def init(p: Any) -> Following:
         return Following(*Factored.init(p))
 
-    def permuted(self, axes: tuple[int, ...]) -> Following:
+    def permuted(self, axes: tuple[int, ...], due: Following) -> Following:
         return Following(self.columns.transpose(axes), self.rows.transpose(axes))
 
 
@@ -597,6 +608,41 @@ def test_a_state_of_another_shape_follows_as_it_says() -> None:
     assert mute.snapshot().renamed({"p": "q"}).leaves.keys() == {"q"}
     with pytest.raises(ValueError, match=r"leaf 'p': factored does not say how.* Give Factored a method permuted"):
         mute.snapshot().renamed(layout)
+
+
+FACTORED = tf.adafactor(momentum=0.9)
+# A leaf's shape, and the order in which its axes are put.
+TRANSPOSITIONS = [((4, 3), (1, 0)), ((4, 4), (1, 0)), ((1, 4), (1, 0)), ((4,), (0,)), ((3, 4, 5), (0, 2, 1))]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [FACTORED, tf.adafactor(largest_axes=True, min_size=2), tf.came(), tf.sm3()],
+    ids=["last", "largest", "came", "sm3"],
+)
+def test_reductions_along_axes_follow_a_transposition(rule: tf.Rule) -> None:
+    params = {str(i): numbers(i, shape).astype(float) for i, (shape, _) in enumerate(TRANSPOSITIONS)}
+    layout = {str(i): (f"q{i}", axes) for i, (_, axes) in enumerate(TRANSPOSITIONS)}
+    here = Torch(params, _ours_in_torch(rule))
+    there = Torch(convert.rearranged(params, layout), _ours_in_torch(rule))
+    for n in (1, 2):
+        grads = {k: numbers(10 * n + int(k), p.shape).astype(float) for k, p in params.items()}
+        here.step(grads)
+        there.step(convert.rearranged(grads, layout))
+    _assert_same(here.snapshot().renamed(layout), there.snapshot(), within=1e-12)
+    _assert_same(here.snapshot().renamed(layout).renamed(convert.inverse(layout)), here.snapshot())
+
+
+def test_what_is_factored_along_other_axes_does_not_follow() -> None:
+    params = {"kernel": numbers(1, (3, 5, 2, 4))}
+    run = Torch(params, _ours_in_torch(FACTORED))
+    run.step(params)
+    message = (
+        r"leaf 'kernel', whose axes are put in the order \(2, 3, 1, 0\): its state would have shapes "
+        r"\[\(1, 4, 5, 3\), \(2, 1, 5, 3\)\] where \[\(2, 4, 1, 3\), \(2, 4, 5, 1\)\] are due"
+    )
+    with pytest.raises(ValueError, match=message):
+        run.snapshot().renamed({"kernel": ("kernel", (2, 3, 1, 0))})
 
 
 def test_patterns() -> None:
@@ -677,6 +723,10 @@ def test_bfloat16_crosses_bit_by_bit() -> None:
     with pytest.raises(TypeError, match=r"leaf 'w': the state m is float32 where bfloat16 is due: .*cast"):
         filled(state, known.cast("float32"), params)
     _assert_same(known.cast("float32").cast("bfloat16"), known)
+    mixed = known.cast("float32", ["m"]).leaves["w"].values
+    assert (mixed["m"].dtype, mixed["v"].dtype) == (np.float32, BFLOAT16)
+    with pytest.raises(ValueError, match="adamw keeps no arrays mu, but m, v"):
+        known.cast("float32", ["mu"])
 
 
 def _bfloat16s() -> Any:

@@ -14,7 +14,7 @@ turns such a layout around, `patterns` makes one of regular expressions, and `re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, TypeVar
@@ -78,7 +78,10 @@ class Snapshot:
         """The same state under other names, its arrays transposed; the layout must name every leaf.
 
         A state that is shaped like its parameter follows it.  One that begins as anything else (sums along an axis)
-        says how, in a method `permuted(self, axes)` of its NamedTuple: it returns the state of `p.transpose(axes)`.
+        says how, in a method `permuted(self, axes, due)` of its NamedTuple: it returns the state of
+        `p.transpose(axes)`, whose fields have the shapes `due`, a NamedTuple of the same sort.  Where the rule works
+        along other axes afterwards (Adafactor factors the last two, and a convolution's go to the front), there is no
+        such state, and a ValueError says so.
         A rule that asks for names (`partition`) is given again as it asks for the new ones.
         """
         leaves = {}
@@ -96,9 +99,17 @@ class Snapshot:
         leaves = {name: replace(leaf, step=step) for name, leaf in self.leaves.items()}
         return replace(self, updates=step, leaves=leaves)
 
-    def cast(self, dtype: str) -> Snapshot:
-        """The same state with its arrays rounded, or widened, to another dtype, such as "float32" or "bfloat16"."""
+    def cast(self, dtype: str, names: Collection[str] | None = None) -> Snapshot:
+        """The same state with its arrays rounded, or widened, to another dtype, such as "float32" or "bfloat16".
+
+        names: the fields to cast, all unless given.  optax keeps some in a dtype that is not the parameters' (the
+            momentum of Adafactor in float32, `mu_dtype`).
+        """
         arrays = {f.name for f in self.rule.fields if f.is_array}
+        unknown = [name for name in names or () if name not in arrays]
+        if unknown:
+            raise ValueError(f"{self.rule.name} keeps no arrays {listed(unknown)}, but {listed(sorted(arrays))}.")
+        arrays = arrays if names is None else set(names)
         leaves = {
             name: replace(leaf, values={k: cast(x, dtype) if k in arrays else x for k, x in leaf.values.items()})
             for name, leaf in self.leaves.items()
@@ -186,13 +197,19 @@ def _check(rule: Rule, name: str, leaf: LeafState) -> None:
             f"leaf {name!r}: its state holds {', '.join(sorted(leaf.values))}, and {rule.name} keeps "
             f"{', '.join(sorted(fields)) or 'nothing'}: it is a state of another rule, or of other options."
         )
-    others = rule.state_shapes(Leaf(name, leaf.shape))
+    due = _shapes(rule, name, leaf.shape)
     for k, x in leaf.values.items():
-        due = others.get(k, leaf.shape) if fields[k].is_array else (2,) if fields[k].is_pair else ()
-        if x.shape != due:
+        if x.shape != due[k]:
             raise ValueError(
-                f"leaf {name!r} has shape {leaf.shape}, and its state {k} has {x.shape} where {due} is due."
+                f"leaf {name!r} has shape {leaf.shape}, and its state {k} has {x.shape} where {due[k]} is due."
             )
+
+
+def _shapes(rule: Rule, name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a leaf's fields."""
+    others = rule.state_shapes(Leaf(name, shape))
+    fields = _fields(rule, name, shape)
+    return {f.name: others.get(f.name, shape) if f.is_array else (2,) if f.is_pair else () for f in fields}
 
 
 def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> LeafState:
@@ -204,12 +221,17 @@ def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> 
         definition, names = structure.definition, dict(structure.state)
         permute = getattr(definition.state, "permuted", None)
         if permute is not None:
-            after = permute(definition.state(**{k: leaf.values.get(full) for k, full in names.items()}), axes)
-            values |= {full: x.copy() for k, full in names.items() if (x := getattr(after, k)) is not None}
+            each = (leaf.values, _shapes(rule, name, shape))
+            own, due = (definition.state(**{k: of.get(full) for k, full in names.items()}) for of in each)
+            try:
+                made = permute(own, axes, due)
+            except ValueError as error:
+                raise ValueError(f"leaf {name!r}, whose axes are put in the order {axes}: {error}") from None
+            values |= {full: x.copy() for k, full in names.items() if (x := getattr(made, k)) is not None}
         elif hasattr(definition.state, "init") and rule.state_shapes(Leaf(name, leaf.shape)):
             raise ValueError(
                 f"leaf {name!r}: {definition.name} does not say how its state follows when the parameter's axes are "
-                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes)."
+                f"put in another order. Give {definition.state.__name__} a method permuted(self, axes, due)."
             )
         else:
             arrays = [names[k] for k, sort in definition.fields.items() if sort is Array and names[k] in values]

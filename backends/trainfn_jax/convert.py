@@ -101,8 +101,10 @@ def _read(places: Places, f: Field, leaf: Leaf, x: Any) -> Numbers:
     values = _numbers(x)
     if not f.is_array:
         return values if places.is_own else stored(f, float(values))
-    factor = places.words[f].factor
-    return values if factor is None else _scaled(values, 1 / factor(leaf))
+    word = places.words[f]
+    if word.is_reduced:
+        values = _reshaped(values, places.rule.state_shapes(leaf).get(f.name, leaf.shape))
+    return values if word.factor is None else _scaled(values, 1 / word.factor(leaf))
 
 
 def _write_leaf(places: Places, leaf: Leaf, snapshot: Snapshot, changes: Changes) -> None:
@@ -119,8 +121,10 @@ def _write_leaf(places: Places, leaf: Leaf, snapshot: Snapshot, changes: Changes
             x = _as_in(places, x, like)
         elif word.factor is not None:
             x = _scaled(x, word.factor(leaf))
+        elif word.is_reduced:
+            x = _reshaped(x, like.shape)
         made = _array(f"leaf {leaf.name!r}: the state {f.name}", x, like)
-        changes[node].setdefault(word.attribute, {})[leaf.name] = made
+        changes[node].setdefault(word.attribute, {})[word.path(leaf.name)] = made
 
 
 # -- the model ---------------------------------------------------------------------------------------------------------
@@ -194,6 +198,12 @@ def _numbers(x: Any) -> Numbers:
     """An array in memory of its own."""
     values = np.array(x)
     return values.view(np.uint16).view(BFLOAT16) if values.dtype == ml_dtypes.bfloat16 else values
+
+
+def _reshaped(x: Numbers, shape: tuple[int, ...]) -> Numbers:
+    """x with other axes of length 1, if that gives it this shape; checks of shapes follow."""
+    is_same = [n for n in x.shape if n != 1] == [n for n in shape if n != 1]
+    return x.reshape(shape) if is_same else x
 
 
 def _scaled(x: Numbers, factor: float) -> Numbers:

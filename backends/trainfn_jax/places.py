@@ -21,7 +21,7 @@ from trainfn.trace import Leaf
 from trainfn.tracing import Structure, walk_structures
 from trainfn_jax import trees
 from trainfn_jax.state import field_name, state_class
-from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, STATE
+from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDER, REDUCED, STATE
 
 _OTHER = "it is a state of another rule, or of other options."
 
@@ -31,11 +31,21 @@ Changes = list[dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Word:
-    """A field in a state: the attribute of a named tuple, which of the numbers there, and the factor on ours."""
+    """A field in a state: the attribute of a named tuple, which of the numbers there (of the arrays in a leaf's list),
+    the factor on ours, and whether ours has axes of length 1 that this one lacks."""
 
     attribute: str
     index: int | None = None
     factor: Callable[[Leaf], float] | None = None
+    is_reduced: bool = False
+
+    @property
+    def place(self) -> tuple[str, int | None]:
+        return self.attribute, self.index
+
+    def path(self, name: str) -> str:
+        """Where a leaf's array stands in the tree."""
+        return name if self.index is None else _inside(name, self.index)
 
 
 class Places:
@@ -53,9 +63,9 @@ class Places:
         self.words = _own_words(rule) if own else _optax_words(rule)
         self._searched = own or range(len(self.nodes))
         self.counts = self._counts()
-        words = {word.attribute for f, word in self.words.items() if not f.is_of_model}
-        self._trees = {word: list(self._called(word, self.by_leaf)) for word in words}
-        self._shared = {word: list(self._called(word, self._of_each_leaf)) for word in words}
+        words = {word.place for f, word in self.words.items() if not f.is_of_model}
+        self._trees = {word: list(self._called(*word, self.by_leaf)) for word in words}
+        self._shared = {word: list(self._called(*word, self._of_each_leaf)) for word in words}
 
     def _walk(self, tree: Any) -> Iterator[Any]:
         """The named tuples of a state, each before those inside it."""
@@ -81,35 +91,43 @@ class Places:
 
         return rebuild(state)
 
-    def by_leaf(self, tree: Any) -> dict[str, Any] | None:
-        """The arrays of a tree shaped like the parameters, or like some of them; None if it is no such tree."""
+    def by_leaf(self, tree: Any, index: int | None = None) -> dict[str, Any] | None:
+        """The arrays of a tree shaped like the parameters, or like some of them; None if it is no such tree.
+
+        With an index it has a list in each leaf's place, and the arrays are those with that index.
+        """
         values = dict(trees.named(tree))
+        if index is not None:
+            paths = {_inside(name, index): name for name in self._names}
+            values = {paths[path]: x for path, x in values.items() if path in paths}
         is_one = values and values.keys() <= self._names and all(x is None or is_array(x) for x in values.values())
         return {name: x for name, x in values.items() if x is not None} if is_one else None
 
-    def _of_each_leaf(self, tree: Any) -> dict[str, Any] | None:
+    def _of_each_leaf(self, tree: Any, index: int | None) -> dict[str, Any] | None:
         """What is one number in the state and in the rule one of each leaf."""
         number = single(tree)
         return None if number is None else dict.fromkeys(self._names, number)
 
-    def _called(self, attribute: str, read: Callable[[Any], Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _called(
+        self, attribute: str, index: int | None, read: Callable[[Any, int | None], Any]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for i in self._searched:
-            values = read(getattr(self.nodes[i], attribute, None))
+            values = read(getattr(self.nodes[i], attribute, None), index)
             if values is not None:
                 yield i, values
 
     def holds(self, f: Field, leaf: Leaf) -> bool:
         """Whether anything is there that could be this field of a leaf."""
-        return any(leaf.name in values for _, values in self._trees[self.words[f].attribute])
+        return any(leaf.name in values for _, values in self._trees[self.words[f].place])
 
     def of_leaf(self, leaf: Leaf, fields: Sequence[Field]) -> dict[Field, tuple[int, Any]]:
         """For each of these fields of a leaf the number of its named tuple, and what is there."""
         found: dict[Field, tuple[int, Any]] = {}
-        for attribute in dict.fromkeys(self.words[f].attribute for f in fields):
-            due = [f for f in fields if self.words[f].attribute == attribute]
-            under = self._trees[attribute] or self._shared[attribute]
+        for place in dict.fromkeys(self.words[f].place for f in fields):
+            due = [f for f in fields if self.words[f].place == place]
+            under = self._trees[place] or self._shared[place]
             places = [(i, values[leaf.name]) for i, values in under if leaf.name in values]
-            _check_number(f"leaf {leaf.name!r}", self.rule, attribute, len(due), len(places))
+            _check_number(f"leaf {leaf.name!r}", self.rule, place[0], len(due), len(places))
             found |= zip(due, places, strict=True)
         return found
 
@@ -130,11 +148,13 @@ class Places:
     def check_complete(self, changes: Changes, names: set[str]) -> None:
         """Whether named tuples in which these leaves change hold nothing else of them."""
         of_model = {word.attribute for f, word in self.words.items() if f.is_of_model}
+        of_leaves = {word.attribute for f, word in self.words.items() if not f.is_of_model}
         for node, change in zip(self.nodes, changes, strict=True):
             for attribute in [k for k in node._fields if k not in of_model] if change else ():
                 values = self.by_leaf(getattr(node, attribute)) or {}
                 for name in sorted(values.keys() & names - change.get(attribute, {}).keys()):
-                    if np.issubdtype(values[name].dtype, np.inexact):
+                    is_lacking = attribute in of_leaves and values[name].shape == PLACEHOLDER
+                    if np.issubdtype(values[name].dtype, np.inexact) and not is_lacking:
                         raise ValueError(
                             f"leaf {name!r}: the state also has {attribute}, which is nothing of {self.rule.name}: "
                             f"{_OTHER}"
@@ -203,7 +223,7 @@ def _optax_words(rule: Rule) -> dict[Field, Word]:
                 place = ELSEWHERE.get(known, {}).get(own) or STATE.get(known, {}).get(own, own)
                 attribute, index = (place, None) if isinstance(place, str) else place
                 factor = _factor(rule, structure) if own == ADDED.get(known) else None
-                words[fields[name]] = Word(attribute, index, factor)
+                words[fields[name]] = Word(attribute, index, factor, own in REDUCED.get(known, ()))
     return words
 
 
@@ -230,6 +250,11 @@ def _factor(rule: Rule, structure: Structure) -> Callable[[Leaf], float]:
 
 def is_named_tuple(x: Any) -> bool:
     return isinstance(x, tuple) and hasattr(x, "_fields")
+
+
+def _inside(name: str, index: int) -> str:
+    """The path of an array in the list that stands in a leaf's place."""
+    return trees.NAME_SEPARATOR.join(filter(None, (name, str(index))))
 
 
 def is_array(x: Any) -> bool:

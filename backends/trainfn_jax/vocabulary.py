@@ -5,7 +5,7 @@ What is not listed has the same name in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 # Hyperparameters, for every rule: trainfn's word -> optax's.
 HYPERPARAMETERS: Mapping[str, str] = {
@@ -95,7 +95,17 @@ STATE: Mapping[str, Mapping[str, str]] = {
 ELSEWHERE: Mapping[str, Mapping[str, str | tuple[str, int]]] = {
     "schedule_free": {"weights": "weight_sum", "peak": "max_lr"},  # of the model, where ours are of each leaf
     "mechanic": {"p0": "x0", **{f"{name}{k}": (name, k) for name in "mvrs" for k in range(6)}},
+    "sm3": {f"mu{k}": ("mu", k) for k in range(5)},  # a list in each leaf's place
 }
+
+# Fields that optax keeps without the axes of length 1 that ours have.
+REDUCED: Mapping[str, Collection[str]] = {
+    "adafactor": ("rows", "columns"),
+    "sm3": [f"mu{k}" for k in range(5)],
+}
+
+# The shape of what optax keeps where a leaf lacks a field that others have.
+PLACEHOLDER = (1,)
 
 # Fields that are a count of updates, which optax's states have anyway.
 COUNTERS: Mapping[str, str] = {"prodigy": "t", "dadapt_adamw": "t", "momo": "t", "momo_adam": "t"}

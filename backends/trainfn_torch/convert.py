@@ -272,10 +272,11 @@ def _rule_of(optimizer: torch.optim.Optimizer, otherwise: Rule | None = None) ->
     """The rule of trainfn's optimizer, or the one that torch.optim's namesake in `trainfn_torch.optim` is made of."""
     if isinstance(optimizer, Optimizer):
         return optimizer.rule
-    bases = [base for base in type(optimizer).__mro__ if base.__module__.startswith("torch.optim.")]
+    bases = [base for base in type(optimizer).__mro__ if f"{base.__module__}.".startswith("torch.optim.")]
     namesake = getattr(optim, bases[0].__name__, Optimizer) if bases else Optimizer
     if namesake is not Optimizer:
-        group = {**optimizer.param_groups[0], "params": [torch.zeros(1)]}
+        params = [p for group in optimizer.param_groups for p in group["params"]]
+        group = {**optimizer.param_groups[0], "params": params[:1]}  # of a shape and dtype that the class takes
         made: Optimizer = namesake(**{k: group[k] for k in inspect.signature(namesake).parameters if k in group})
         return made.rule
     if otherwise is None:

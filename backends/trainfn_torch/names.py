@@ -35,7 +35,7 @@ WORDS: Mapping[str, Words] = {
     "adamax": Words({"m": "exp_avg", "u": "exp_inf"}),
     "nadam": Words(_MOMENTS),
     "adafactor": Words({"rows": "row_var", "columns": "col_var", "v": "variance"}),
-    "muon": Words({"m": "momentum_buffer"}),
+    "muon": Words({"m": "momentum_buffer"}, counts=False),
     "adadelta": Words({"v": "square_avg", "d": "acc_delta"}),
 }
 

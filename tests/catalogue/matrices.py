@@ -43,6 +43,7 @@ ROWS: tuple[Row, ...] = (
                 "eps": 1e-6,
                 "min_dim_size_to_factor": 2,
             },
+            in_float32=("m",),
             precision=_T_IN_FLOAT32,
         ),
         edges={"momentum": (0.0,), "eps1": (1e-30,)},

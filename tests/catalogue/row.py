@@ -23,6 +23,7 @@ class Namesake:
     around: tuple[str, Mapping[str, Any]] | None = None  # an optax wrapper
     matrices_only: bool = False  # it takes no other leaves
     in_bfloat16: bool = False  # it rounds gradients to that, and is kept from it to be compared
+    in_float32: tuple[str, ...] = ()  # state fields that it keeps in that, whatever the parameters are
     precision: float = 1e-12  # in float64, relative to how far parameters moved; more where upstream computes in less
 
     def model(self, shapes: Mapping[Any, Any]) -> dict[Any, Any]:

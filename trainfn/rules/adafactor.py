@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from trainfn.rule import rule
 from trainfn.rules.clip import rms
+from trainfn.rules.matrices import permuted
 from trainfn.trace import Array, Static
 from trainfn.verbs import axis_mean, axis_sum, maximum, minimum, sqrt, square, zeros_like
 
@@ -27,6 +28,11 @@ class Factored(NamedTuple):
             return Factored(None, None, zeros_like(p), m)
         along_rows, along_columns = axes
         return Factored(axis_sum(zeros_like(p), along_rows), axis_sum(zeros_like(p), along_columns), None, m)
+
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Factored:
+        rows, columns = permuted((self.rows, self.columns), axes, (due.rows, due.columns))
+        (v,), (m,) = permuted((self.v,), axes, (due.v,)), permuted((self.m,), axes, (due.m,))
+        return Factored(rows, columns, v, m)
 
 
 @rule

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from trainfn.rule import rule
 from trainfn.rules.adafactor import factored_root
 from trainfn.rules.clip import rms
+from trainfn.rules.matrices import permuted
 from trainfn.trace import Array
 from trainfn.verbs import axis_sum, maximum, sqrt, square, zeros_like
 
@@ -29,6 +30,12 @@ class Confidence(NamedTuple):
             return Confidence(zeros, None, None, None, None, zeros)
         rows, columns = axis_sum(zeros, -1), axis_sum(zeros, -2)
         return Confidence(zeros, rows, columns, rows, columns, None)
+
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Confidence:
+        (m,), (v,) = permuted((self.m,), axes, (due.m,)), permuted((self.v,), axes, (due.v,))
+        rows, columns = permuted((self.rows, self.columns), axes, (due.rows, due.columns))
+        apart = permuted((self.rows_apart, self.columns_apart), axes, (due.rows_apart, due.columns_apart))
+        return Confidence(m, rows, columns, apart[0], apart[1], v)
 
 
 @rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from trainfn.verbs import reshape
@@ -13,3 +14,21 @@ def as_matrix(x: Any, out_axis: int = 0) -> Any:
     length = x.shape[out_axis] if x.ndim else 1
     rest = math.prod(x.shape[1:] if out_axis == 0 else x.shape[:-1])
     return reshape(x, (length, rest) if out_axis == 0 else (rest, length))
+
+
+def permuted(arrays: Sequence[Any], axes: tuple[int, ...], due: Sequence[tuple[int, ...] | None]) -> list[Any]:
+    """What is kept of the axes of a leaf, once they stand in another order: each array transposed, where its shape is.
+
+    arrays: reductions of one thing along several axes, which have length 1 in them; None where a leaf has none.
+    due: the shapes they have of the leaf that is transposed.
+
+    Two of one shape are reductions along axes of length 1, which are one: there the shape tells all.
+    """
+    by_shape = {x.shape: x for x in (x.transpose(axes) for x in arrays if x is not None)}
+    shapes = [shape for shape in due if shape is not None]
+    if by_shape.keys() != set(shapes):
+        raise ValueError(
+            f"its state would have shapes {sorted(by_shape)} where {sorted(shapes)} are due, for the rule works along "
+            "other axes then. Keep the axes of this leaf, or leave it out of the snapshot to begin anew."
+        )
+    return [None if shape is None else by_shape[shape] for shape in due]

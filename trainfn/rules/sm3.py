@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.matrices import permuted
 from trainfn.trace import Array
 from trainfn.verbs import axis_max, minimum, sqrt, square, where, zeros_like
 
@@ -24,6 +25,9 @@ class Covers(NamedTuple):
     @staticmethod
     def init(p: Any) -> Covers:
         return _covers(zeros_like(p), zeros_like(p))
+
+    def permuted(self, axes: tuple[int, ...], due: Any) -> Covers:
+        return Covers(*permuted((self.m,), axes, (due.m,)), *permuted(self[1:], axes, due[1:]))
 
 
 @rule
