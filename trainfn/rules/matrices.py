@@ -29,6 +29,6 @@ def permuted(arrays: Sequence[Any], axes: tuple[int, ...], due: Sequence[tuple[i
     if by_shape.keys() != set(shapes):
         raise ValueError(
             f"its state would have shapes {sorted(by_shape)} where {sorted(shapes)} are due, for the rule works along "
-            "other axes then. Keep the axes of this leaf, or leave it out of the snapshot to begin anew."
+            "other axes then. Keep the axes of this leaf, or give it a LeafState without values, to begin anew."
         )
     return [None if shape is None else by_shape[shape] for shape in due]
