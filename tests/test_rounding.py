@@ -254,7 +254,9 @@ def test_every_mutant_is_noticed() -> None:
         return [as_integers(run_reference(rule, p, [g])[0]["w/p"]).tobytes() for p, g in models]
 
     expected = hashes(rule)
-    assert {name for name, mutant in mutations(program) if hashes(Mutant(rule.links, mutant)) == expected} == _SAME
+    assert {
+        name for name, mutant in mutations(program) if hashes(Mutant(rule.links, program, mutant)) == expected
+    } == _SAME
 
 
 # -- float16 and zero gradients ----------------------------------------------------------------------------------------

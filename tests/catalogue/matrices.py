@@ -117,6 +117,7 @@ ROWS: tuple[Row, ...] = (
         lambda **h: tf.chain(tf.centralize(), tf.sgd(**h)),
         optax=Namesake("sgd", {"learning_rate": 1e-2}, before=(("centralize", {}),)),
         hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
     ),
     Row(
         "sgd_clipped_by_unit_norm",

@@ -175,7 +175,7 @@ def test_an_unknown_argument_is_named() -> None:
 
 def test_public_names() -> None:
     public = {name for name, x in vars(trainfn_jax).items() if not name.startswith("_") and not inspect.ismodule(x)}
-    assert {*public, "contrib"} == set(trainfn_jax.__all__)
+    assert {*public, "contrib", "convert"} == set(trainfn_jax.__all__)
     assert list(trainfn_jax.__all__) == sorted(trainfn_jax.__all__)
     for name in NAMES:
         assert getattr(trainfn_jax, name).__name__ == name

@@ -71,7 +71,7 @@ def in_jax(programs: list[Program], inputs: dict[str, Any]) -> list[dict[str, An
     made = {k: widen(x) if np.ndim(x) == 0 else lax.mul(x, lax.full_like(x, FACTOR)) for k, x in inputs.items()}
     results = []
     for program in programs:
-        table = arrays.table(np.float32, arrays.FLOAT32, arrays.Meetings())
+        table = arrays.table(np.float32, np.float32, arrays.FLOAT32, arrays.Meetings())
         out = run([Call(with_pins(program), made, table)], TABLE)[0]
         results.append({k: lax.add(arrays.spread(x, inputs["p"]), inputs["p"]) for k, x in out.items()})
     return results
