@@ -40,6 +40,10 @@ LONG: Mapping[str, frozenset[str] | None] = {
 }
 
 
+# A thousand steps one tensor at a time are five seconds a row: of the first rows these take them.
+SLOWLY = frozenset(("adamw", "adamw_clipped", "lion", "radam_torch", "sgd_nesterov"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="every row of the catalogue on every execution, by every test")
 
@@ -57,11 +61,13 @@ def _is_long(item: pytest.Item) -> bool:
 
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     row, name = parameters.get("row"), getattr(item, "originalname", "")
-    if not isinstance(row, Row) or row.name in FIRST or name not in LONG:
+    if not isinstance(row, Row) or name not in LONG:
         return False
-    executions = LONG[name]
+    execution, executions = parameters.get("execution"), LONG[name]
+    if row.name in FIRST:
+        return name == "test_golden_trajectory" and execution == "torch_single" and row.name not in SLOWLY
     if not row.is_elementwise:  # in torch all executions are single, and one run of each rule's first row is enough
         is_first = row.name == getattr(row.make, "name", "")
-        if not is_first or name == "test_golden_trajectory" or parameters.get("execution") == "torch_foreach":
+        if not is_first or name == "test_golden_trajectory" or execution == "torch_foreach":
             return True
-    return executions is None or parameters.get("execution") in executions
+    return executions is None or execution in executions
