@@ -277,8 +277,10 @@ class Rule:
         return tuple(dict.fromkeys((*of_rules, *of_values)))
 
     def check_policies(self, leaves: Iterable[Leaf]) -> None:
-        """Raise unless every case of every policy is that of a leaf of this model."""
+        """Raise unless every case of every policy is that of a leaf of this model, and every leaf has one rule."""
         leaves = list(leaves)
+        for leaf in leaves:
+            self.of_leaf(leaf)
         for policy in self.policies:
             policy.check(leaves)
 
