@@ -13,6 +13,7 @@ numbers for zero.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -40,7 +41,7 @@ def exp(x: Any) -> Any:
     k = _floor(x * (1.0 / math.log(2.0)) + 0.5)
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     half = _floor(k * 0.5)  # in two factors: 2**1024 is no number, e**709.7 is
-    result = _polynomial(_EXP, r) * _pow2(half) * _pow2(k - half)
+    result = polynomial(_EXP, r) * _pow2(half) * _pow2(k - half)
     return _where(x > 709.78, _where(x > 709.782712893384, math.inf, result), _where(x < -708.0, 0.0, result))
 
 
@@ -55,7 +56,7 @@ def log(x: Any) -> Any:
     s = f / (f + 2.0)
     square = s * s
     hump = f * f * 0.5
-    tail = s * (hump + square * _polynomial(_ATANH, square)) + e * _LN2_LOW
+    tail = s * (hump + square * polynomial(_ATANH, square)) + e * _LN2_LOW
     result = e * _LN2_HIGH - ((hump - tail) - f)
     regular = (x >= _SMALLEST) & (x < math.inf)
     special = _where(x >= _SMALLEST, math.inf, _where(x < 0.0, math.nan, -math.inf))  # inf; negative; zero
@@ -88,8 +89,8 @@ def cos(x: Any) -> Any:
     n = _floor(x * (2.0 / math.pi) + 0.5)
     r = ((x - n * _HALF_PI[0]) - n * _HALF_PI[1]) - n * _HALF_PI[2]
     square = r * r
-    cosine = _polynomial(_COS, square)
-    sine = r * _polynomial(_SIN, square)
+    cosine = polynomial(_COS, square)
+    sine = r * polynomial(_SIN, square)
     quadrant = n - 4.0 * _floor(n * 0.25)
     odd = _equal(quadrant, 1.0) | _equal(quadrant, 3.0)
     size = _where(odd, sine, cosine)
@@ -133,7 +134,7 @@ def slices(count: int) -> tuple[float, float]:
     return 2.0 ** (54 - bits), 2.0 ** (54 - 2 * bits)
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+def polynomial(coefficients: Sequence[float], x: Any) -> Any:
     """Horner's rule."""
     result: Any = coefficients[-1]
     for c in reversed(coefficients[:-1]):

@@ -25,7 +25,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from trainfn.trace import Operand, Value, emit
+from trainfn.elementary import polynomial
+from trainfn.trace import Value, emit
 
 Words: TypeAlias = tuple[Any, Any]
 
@@ -145,15 +146,8 @@ def _minus_two_log(x: Any) -> Any:
         x = emit("where", small, x * 2.0**k, x)
         e = emit("where", small, e + float(k), e)
     s = (x - 1.0) / (x + 1.0)
-    return e * (2.0 * math.log(2.0)) - s * _polynomial(_LOG, s * s)
+    return e * (2.0 * math.log(2.0)) - s * polynomial(_LOG, s * s)
 
 
 def _sine_of_turns(w: Any) -> Any:
-    return w * _polynomial(_SINE, w * w)
-
-
-def _polynomial(coefficients: Sequence[float], x: Operand) -> Any:
-    result: Any = coefficients[-1]
-    for c in reversed(coefficients[:-1]):
-        result = result * x + c
-    return result
+    return w * polynomial(_SINE, w * w)

@@ -384,7 +384,7 @@ def update(
         raise TypeError(f"update knows no {', '.join(unknown)}; a rule may ask for {', '.join(EXTRAS)}.")
     total = sum(np.size(p) for p in params.values())
     leaves_of_model = [Leaf(name, np.shape(p)) for name, p in params.items()]
-    check_agreement(rule, [(leaf, _hyperparameters(rule, leaf, state.count)) for leaf in leaves_of_model])
+    check_agreement(rule, ((leaf, _hyperparameters(rule, leaf, state.count)) for leaf in leaves_of_model))
     calls = []
     for leaf, (name, p) in zip(leaves_of_model, params.items(), strict=True):
         numbers = {k: float(v) for k, v in {**_DEFAULTS, **extras}.items()}
@@ -398,11 +398,11 @@ def update(
             return {name: np.full_like(p, -0.0) for name, p in params.items()}, state
         model: dict[str, float] = {}
         updates, leaves = {}, {}
-        for (name, p), result in zip(params.items(), results, strict=True):
-            is_rounded_once = rule.program(Leaf(name, np.shape(p))).is_rounded_once
+        for leaf, (name, p), result in zip(leaves_of_model, params.items(), results, strict=True):
+            is_rounded_once = rule.program(leaf).is_rounded_once
             updates[name] = result["update"].astype(compute_dtype(p.dtype) if is_rounded_once else p.dtype)
             dtypes = {k: x.dtype for k, x in state.leaves[name].items() if isinstance(x, np.ndarray | np.generic)}
-            leaves[name] = _store(rule, Leaf(name, np.shape(p)), result, dtypes, model)
+            leaves[name] = _store(rule, leaf, result, dtypes, model)
     counted = int(all(result.get("counted", True) for result in results))
     return updates, State(state.count + counted, model, {k: n + counted for k, n in state.steps.items()}, leaves)
 

@@ -279,8 +279,9 @@ class Rule:
     def check_policies(self, leaves: Iterable[Leaf]) -> None:
         """Raise unless every case of every policy is that of a leaf of this model, and every leaf has one rule."""
         leaves = list(leaves)
-        for leaf in leaves:
-            self.of_leaf(leaf)
+        if any(self._paths):
+            for leaf in leaves:
+                self.of_leaf(leaf)
         for policy in self.policies:
             policy.check(leaves)
 
@@ -431,7 +432,7 @@ def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
 def numbers_of_model(rule: Rule, leaf: Leaf) -> frozenset[tuple[str, str]]:
     """Pairs of a state of the model and a hyperparameter it is computed from in the leaf's program."""
     of_model = tuple(name for f in rule.fields if f.is_of_model for name in f.inputs)
-    return _reached(rule.program(leaf), of_model, tuple(rule.hyper))
+    return _reached(rule.program(leaf), of_model, tuple(rule.hyper)) if of_model else frozenset()
 
 
 @lru_cache(maxsize=4096)
@@ -456,6 +457,8 @@ def check_agreement(rule: Rule, leaves: Iterable[tuple[Leaf, Mapping[str, Any]]]
 
     `leaves` are given with the values of their hyperparameters, equal if and only if they are the same number.
     """
+    if not any(f.is_of_model for f in rule.fields):
+        return
     known: dict[tuple[str, str], tuple[Leaf, Any]] = {}
     for leaf, values in leaves:
         for output, name in sorted(numbers_of_model(rule, leaf)):

@@ -363,28 +363,25 @@ class Array(Number):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        self._ask("shape")
+        self.graph.ask("shape")
         return self.graph.shapes[self.index]
 
     @property
     def ndim(self) -> int:
-        self._ask("ndim")
+        self.graph.ask("ndim")
         return len(self.graph.shapes[self.index])
 
     @property
     def size(self) -> int:
         shape = self.graph.shapes[self.index]
         is_leafs = self.graph.leaf is not None and shape == self.graph.leaf.shape
-        self._ask("size" if is_leafs else "shape")
+        self.graph.ask("size" if is_leafs else "shape")
         return math.prod(shape)
 
     @property
     def name(self) -> str:
         """The leaf's name in the model, as the user's framework spells it."""
-        return self._ask("name")  # type: ignore[no-any-return]
-
-    def _ask(self, fact: str) -> Any:
-        return self.graph.ask(fact)
+        return self.graph.ask("name")  # type: ignore[no-any-return]
 
 
 class Scalar(Number):

@@ -8,7 +8,6 @@ from typing import Any
 import optax  # type: ignore[import-untyped]
 
 import trainfn
-from trainfn.rule import partition
 from trainfn.rules.muon import COEFFICIENTS
 from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
 from trainfn_jax.transform import transform
@@ -163,7 +162,7 @@ def muon(
         weight_decay=adam_weight_decay,
         nesterov=nesterov,
     )
-    return transform(partition({_is_matrix: of_matrices}, otherwise=of_others))
+    return transform(trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others))
 
 
 def _is_matrix(leaf: trainfn.Leaf) -> bool:

@@ -19,7 +19,7 @@ from jax import Array
 from trainfn import hyperparameters
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
-from trainfn.program import Sort
+from trainfn.program import Program, Sort
 from trainfn.rule import EXTRAS, Definition, Field, Rule, check_agreement
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
@@ -103,7 +103,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any], state_dty
     leaf = arrays.leaf(name, np.shape(p), dtype)
     compute = arrays.compute_dtype(dtype)
     _check_axes(rule, leaf, dtype)
-    program = with_pins(lower(rule.init_program(leaf)))
+    program = rule.init_program(leaf)
     arguments = Arguments(count=jnp.zeros((), jnp.int32))
     setting = arguments.setting(rule, Leaf(name, np.shape(p)))
     inputs = dict(Settings(arguments.arrays, 0.0).inputs(setting))
@@ -111,10 +111,7 @@ def _initial_leaf(rule: Rule, name: str, p: Any, dtype: np.dtype[Any], state_dty
         if isinstance(p, jax.ShapeDtypeStruct):
             raise TypeError(f"{rule.name} starts its state from the parameters: use jax.eval_shape(init, params).")
         inputs["p"] = arrays.load(held(jnp.asarray(p, dtype)), compute)
-    whole = None if program.is_elementwise else leaf.shape
-    storage = arrays.real_dtype(dtype)
-    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
-    outputs = run([Call(program, inputs, table)], TABLE)[0]
+    outputs = _outputs(program, inputs, leaf, dtype)
     kept = dtype if state_dtype is None or dtype not in _SMALL else np.dtype(state_dtype)
     like = _like(p, kept)
     others = {
@@ -176,11 +173,14 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
         "p": arrays.load(held(p), compute),
         "step": at,
     }
-    program = with_pins(lower(rule.eval_program(leaf)))
-    whole = None if program.is_elementwise else leaf.shape
-    storage = arrays.real_dtype(p.dtype)
-    table = arrays.table(storage, storage, compute, arrays.Meetings(), whole)
-    return arrays.stored_as(run([Call(program, inputs, table)], TABLE)[0]["p"], p)
+    return arrays.stored_as(_outputs(rule.eval_program(leaf), inputs, leaf, p.dtype)["p"], p)
+
+
+def _outputs(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
+    """What a program without reductions makes of one leaf of this dtype."""
+    storage, whole = arrays.real_dtype(dtype), None if program.is_elementwise else leaf.shape
+    table = arrays.table(storage, storage, arrays.compute_dtype(dtype), arrays.Meetings(), whole)
+    return run([Call(with_pins(lower(program)), inputs, table)], TABLE)[0]
 
 
 # -- update ------------------------------------------------------------------------------------------------------------

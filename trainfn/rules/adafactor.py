@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.rules.clip import rms
+from trainfn.rules.clip import clip_by_rms, rms
 from trainfn.rules.matrices import permuted
 from trainfn.trace import Array, Static
 from trainfn.verbs import axis_mean, axis_sum, maximum, minimum, sqrt, square, zeros_like
@@ -84,7 +84,7 @@ def adafactor(
     floor = eps1 if eps1_is_floor else None
     root, rows, columns, v = _root(state, square_g, b2, floor, _factored_axes(g, largest_axes, min_size))
     u = g / _at_least(floor, root)
-    u = u / maximum(rms(u) / d, 1.0)
+    u = clip_by_rms.function(u, max_rms=d)
     if lr is None:
         lr = 1e-2 if relative_step else 1.0
     rho = minimum(lr, 1 / sqrt(t)) if relative_step else lr

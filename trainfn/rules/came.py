@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from trainfn.rule import rule
 from trainfn.rules.adafactor import factored_root
-from trainfn.rules.clip import rms
+from trainfn.rules.clip import clip_by_rms
 from trainfn.rules.matrices import permuted
 from trainfn.trace import Array
-from trainfn.verbs import axis_sum, maximum, sqrt, square, zeros_like
+from trainfn.verbs import axis_sum, sqrt, square, zeros_like
 
 
 class Confidence(NamedTuple):
@@ -66,15 +66,11 @@ def came(
     """
     if g.ndim < 2:
         v = b2 * state.v + (1 - b2) * (square(g) + eps1)
-        u = _clipped(g / sqrt(v), d)
+        u = clip_by_rms.function(g / sqrt(v), max_rms=d)
         m = b1 * state.m + (1 - b1) * u
         return -lr * (m + weight_decay * p), Confidence(m, None, None, None, None, v)
     root, rows, columns = factored_root(state.rows, state.columns, square(g) + eps1, b2)
-    u = _clipped(g / root, d)
+    u = clip_by_rms.function(g / root, max_rms=d)
     m = b1 * state.m + (1 - b1) * u
     apart, rows_apart, columns_apart = factored_root(state.rows_apart, state.columns_apart, square(u - m) + eps2, b3)
     return -lr * (m / apart + weight_decay * p), Confidence(m, rows, columns, rows_apart, columns_apart, None)
-
-
-def _clipped(u: Any, d: Any) -> Any:
-    return u / maximum(rms(u) / d, 1.0)
