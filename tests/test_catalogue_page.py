@@ -42,7 +42,7 @@ def by_row(state: Rows, g: Any) -> Any:
 
 def test_classes_states_and_words_follow_from_the_program() -> None:
     norms = tf.rule(lambda g: g / global_norm(g))
-    rules = [tf.sgd(), norms(), by_row(), tf.muon(), tf.muon(exact=False)]
+    rules = [tf.sgd(), norms(), by_row(), tf.muon(), tf.muon(precision="library")]
     classes = [table.class_of(r.program(table.MATRIX)) for r in rules]
     assert classes == ["exact", "reductions", "reductions", "reductions", "bounded"]
     assert [table.words(r.program(table.MATRIX)) for r in rules] == [3, 5, None, None, None]

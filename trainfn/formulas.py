@@ -163,7 +163,7 @@ def _spell(node: Node, level: int, text: Text) -> str:
         left, right = text(node.args[0], _ATOM), text(node.args[1], _ATOM)
         return f"({left} {_COMPARE[node.op]} {right})"
     if node.op in STATIC:
-        return f"{node.op}({text(node.args[0], 0)}, {node.static})"
+        return f"{node.op}({', '.join([*(text(a, 0) for a in node.args), str(node.static)])})"
     name = f"{node.static}_{'dot' if len(node.args) > 1 else node.op}" if node.is_reduction else node.op
     return f"{name}({', '.join(text(a, 0) for a in node.args)})"
 

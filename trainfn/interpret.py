@@ -27,11 +27,13 @@ class Table:
     scalars: operations on float64 numbers and flags.
     combine: (op, parts) -> a reduction over the model from its leaves' parts.
     constant: a Python number as one of this library's scalars.
+    branch: (flag, compute, otherwise) -> compute() if the flag holds, else the array `otherwise`, shaped like it.
     """
 
     scalars: Mapping[str, Callable[..., Any]]
     combine: Callable[[str, Sequence[Any]], Any]
     constant: Callable[[float], Any]
+    branch: Callable[[Any, Callable[[], Any], Any], Any]
 
 
 @dataclass
@@ -77,15 +79,32 @@ def run(calls: Sequence[Call], table: Table) -> list[dict[str, Any]]:
 def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
     program = call.program
     for i, node in enumerate(program.nodes):
-        if program.levels[i] != level or node.is_reduction:
+        if program.levels[i] != level or node.is_reduction or program.waits(i):
             continue
         if node.op == "input":
             call.values[i] = _input(call, node)
         elif node.sort.is_elementwise:
-            call.values[i] = _operation(call, node)(*call.arguments(node))
+            call.values[i] = _array(call, i, call.values, scalars.table)
         else:
             call.values[i] = scalars(node, call.arguments(node))
         call.forget(i)
+
+
+def _array(call: Call, index: int, values: Sequence[Any], table: Table) -> Any:
+    node = call.program.nodes[index]
+    args = [values[a] for a in node.args]
+    if node.op != "when":
+        return _operation(call, node)(*args)
+    flag, _, otherwise = args
+    return table.branch(flag, functools.partial(_branch, call, index, values, table), otherwise)
+
+
+def _branch(call: Call, when: int, values: Sequence[Any], table: Table) -> Any:
+    """The value of a `when` whose flag holds, with the arrays behind it that only it needs."""
+    values = list(values)  # what is computed inside stays inside
+    for i in call.program.branches.get(when, ()):
+        values[i] = _array(call, i, values, table)
+    return values[call.program.nodes[when].args[1]]
 
 
 def _operation(call: Call, node: Node) -> Callable[..., Any]:

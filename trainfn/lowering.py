@@ -22,7 +22,11 @@ PRIMITIVES: dict[str, tuple[str, ...]] = {
     "words": ("threefry_0", "threefry_1"),
     "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "rounded", "fill"),
     "random": ("random_0", "random_1"),
-    "whole": ("axis_sum", "axis_max", "matmul", "matmul_fast", "transpose", "reshape"),
+    "whole": (
+        ("axis_sum", "axis_max", "transpose", "reshape", "leading", "identity")
+        + ("matmul", "matmul_high", "matmul_fast", "eigenvectors", "orthogonal")
+    ),
+    "branch": ("when",),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),
     "reduction": ("max", "max_abs", "sum_coarse", "sum_fine"),
 }

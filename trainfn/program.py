@@ -61,8 +61,11 @@ LEAF, GLOBAL = "leaf", "global"
 
 # Operations on whole arrays, whose elements are not computed from those in the same place.
 AXIS = frozenset({"axis_sum", "axis_max"})  # along the axis that `static` counts from the last one
-STATIC = AXIS | {"reshape"}  # operations on arrays that are told `static`
-WHOLE = STATIC | {"matmul", "matmul_fast", "transpose"}
+STATIC = AXIS | {"reshape", "leading", "identity"}  # operations on arrays that are told `static`
+PRODUCTS = frozenset({"matmul", "matmul_high", "matmul_fast"})
+DECOMPOSITIONS = frozenset({"eigenvectors", "orthogonal"})
+COSTLY = PRODUCTS | DECOMPOSITIONS  # what takes more time than a pass over the leaf
+WHOLE = STATIC | COSTLY | {"transpose", "when"}
 
 # Random numbers, one for each element of the leaf, as a rule writes them and as lowered: read Scalars as they are.
 DRAWS = frozenset({"random_0", "random_1"})
@@ -89,10 +92,15 @@ def shape_of(
         return (*args[0][:axis], 1, *args[0][axis + 1 :])
     if node.op == "transpose":
         return (*args[0][:-2], *args[0][:-3:-1])
-    if node.op == "reshape":
+    if node.op in ("reshape", "identity"):
         assert isinstance(node.static, tuple)
         return node.static
-    if node.op in ("matmul", "matmul_fast"):
+    if node.op == "leading":
+        assert isinstance(node.static, int)
+        return (*args[0][:-1], node.static)
+    if node.op in DECOMPOSITIONS:
+        return args[0]
+    if node.op in PRODUCTS:
         (*batch, rows, inner), (*other, same, columns) = args
         if inner != same or batch != other:
             raise ValueError(f"matrices of shapes {args[0]} and {args[1]} cannot be multiplied")
@@ -197,14 +205,52 @@ class Program:
         return tuple(levels)
 
     @cached_property
+    def branches(self) -> Mapping[int, tuple[int, ...]]:
+        """For each `when`, the arrays behind its value that nothing else reads: computed with it, if its flag holds.
+
+        One inside of another's belongs to that and has none.
+        """
+        readers: list[set[int]] = [set() for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for a in node.args:
+                readers[a].add(i)
+        needed = set(self.output.values())
+        branches: dict[int, tuple[int, ...]] = {}
+        for when in (i for i in reversed(range(len(self.nodes))) if self.nodes[i].op == "when"):
+            if any(when in branch for branch in branches.values()):
+                continue
+            _, value, otherwise = self.nodes[when].args
+            branch = {when}
+            for i in range(value, -1, -1):
+                if readers[i] and readers[i] <= branch and i not in needed and i != otherwise and self._can_wait(i):
+                    branch.add(i)
+            branches[when] = tuple(sorted(branch - {when}))
+        return branches
+
+    def _can_wait(self, index: int) -> bool:
+        """Whether a node is an array that this leaf alone computes: Scalars that meet arrays do so once for all."""
+        node = self.nodes[index]
+        return node.sort.is_elementwise and bool(node.args) and node.op not in {"meet", "fill", *RANDOM}
+
+    @cached_property
+    def _computed_with(self) -> Mapping[int, int]:
+        """The `when` that a node of its branch is computed with."""
+        return {i: when for when, branch in self.branches.items() for i in branch}
+
+    def waits(self, index: int) -> bool:
+        """Whether a node is computed with a `when`."""
+        return index in self._computed_with
+
+    @cached_property
     def spent(self) -> tuple[tuple[int, ...], ...]:
         """For each node the values that nothing reads after it, passes run in order: their memory can be let go."""
+        reader = [self._computed_with.get(i, i) for i in range(len(self.nodes))]
 
         def position(i: int) -> tuple[int, bool, int]:
-            is_reduction = self.nodes[i].is_reduction
-            return self.levels[i] - is_reduction, is_reduction, i
+            is_reduction = self.nodes[reader[i]].is_reduction
+            return self.levels[reader[i]] - is_reduction, is_reduction, reader[i]
 
-        last_reader = {a: i for i in sorted(range(len(self.nodes)), key=position) for a in self.nodes[i].args}
+        last_reader = {a: reader[i] for i in sorted(range(len(self.nodes)), key=position) for a in self.nodes[i].args}
         spent: list[list[int]] = [[] for _ in self.nodes]
         for value, reader in last_reader.items():
             if value not in self.output.values():

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from trainfn import random
+from trainfn import decompositions, random
 from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
@@ -246,6 +246,22 @@ def _matmul(x: Any, y: Any) -> Any:
     return np.where(product == 0, x.dtype.type(0), product)
 
 
+def _matmul_high(x: Any, y: Any) -> Any:
+    if x.dtype == np.float64:
+        return _flush(np.matmul(x, y))
+    product = _flush((_slices(-1, x)[0] @ _slices(-2, y)[0]).astype(x.dtype))
+    return np.where(product == 0, x.dtype.type(0), product)
+
+
+def eigenvectors(x: Any) -> Any:
+    eps = float(np.finfo(x.dtype).eps) / 2
+    return _flush(decompositions.eigenvectors(np, np.asarray(x, np.float64), eps).astype(x.dtype))
+
+
+def orthogonal(x: Any) -> Any:
+    return _flush(decompositions.orthogonal(np, np.asarray(x, np.float64)).astype(x.dtype))
+
+
 def _slices(axis: int, x: Any) -> tuple[Any, Any]:
     wide = np.asarray(x, np.float64)
     largest = np.max(np.abs(wide), axis, keepdims=True, initial=0.0)
@@ -258,9 +274,13 @@ _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
     "matmul": _matmul,
+    "matmul_high": _matmul_high,
     "matmul_fast": _flushed(np.matmul),
+    "eigenvectors": eigenvectors,
+    "orthogonal": orthogonal,
     "transpose": lambda x: np.swapaxes(x, -1, -2),
     "reshape": lambda shape, x: np.reshape(x, shape),
+    "leading": lambda n, x: x[..., :n],
     "add": _flushed(np.add),
     "sub": _flushed(np.subtract),
     "mul": _rounded_once(np.multiply),
@@ -311,6 +331,7 @@ def arrays(storage: Any, shape: tuple[int, ...]) -> dict[str, Callable[..., Any]
         "stored": stored,
         "rounded": stored,
         "fill": fill,
+        "identity": lambda shape: np.eye(*shape, dtype=compute),
         "random_0": lambda *words: random_words(*words)[0],
         "random_1": lambda *words: random_words(*words)[1],
     }
@@ -327,7 +348,11 @@ def _combine(op: str, parts: Sequence[Any]) -> Any:
     return math.nan if any(p != p for p in parts) else max(parts)
 
 
-TABLE = Table(SCALARS, _combine, float)
+def _branch(flag: bool, compute: Callable[[], Any], otherwise: Any) -> Any:
+    return compute() if flag else otherwise
+
+
+TABLE = Table(SCALARS, _combine, float, _branch)
 
 # -- whole models ----------------------------------------------------------------------------------------------------
 

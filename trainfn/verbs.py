@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainfn import trace
-from trainfn.program import GLOBAL, Sort
+from trainfn.program import COSTLY, GLOBAL, Sort
 from trainfn.trace import Array, Flag, Operand, TraceError, Value
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "clip",
     "cos",
     "count_if",
+    "eigenvectors",
     "exp",
     "floor",
     "full_like",
@@ -34,7 +35,9 @@ __all__ = [
     "global_max",
     "global_norm",
     "global_sum",
+    "identity",
     "isfinite",
+    "leading",
     "leaf_dot",
     "leaf_max",
     "leaf_norm",
@@ -44,6 +47,7 @@ __all__ = [
     "maximum",
     "minimum",
     "normal_like",
+    "orthogonal",
     "pi",
     "reshape",
     "rounded",
@@ -53,6 +57,7 @@ __all__ = [
     "transpose",
     "uniform_like",
     "unrounded",
+    "when",
     "where",
     "zeros_like",
 ]
@@ -101,6 +106,19 @@ def clip(x: Operand, low: Operand, high: Operand) -> Any:
 def where(condition: Any, x: Any, y: Any) -> Any:
     """x where the condition holds, else y.  Both are computed; neither spoils the other."""
     return _call("where", condition, x, y)
+
+
+def when(condition: Flag, x: Array, y: Array) -> Any:
+    """x if a condition of the whole leaf holds, else y, of one shape; what only x is computed from is left out then.
+
+    It is `where`, for what is worth not computing: matrix products and decompositions that a rule renews now and then.
+    """
+    flag, shape = expect_flag("when", condition), _expect_array("when", x).shape
+    if _expect_array("when", y).shape != shape:
+        raise TraceError(f"when chooses between arrays of one shape, not of {shape} and {y.shape}.")
+    if not any(node.op in COSTLY for node in x.graph.nodes):
+        return where(flag, x, y)
+    return x.graph.emit("when", (flag.index, x.index, y.index), Sort.ARRAY)
 
 
 def isfinite(x: Operand) -> Any:
@@ -193,17 +211,27 @@ def axis_max(x: Array, axis: int) -> Any:
     return _along_axis("axis_max", x, axis)
 
 
-def matmul(x: Array, y: Array, exact: bool = True) -> Any:
-    """The matrix product over the last two axes, with the same bits everywhere.
+def matmul(x: Array, y: Array, precision: str = "highest") -> Any:
+    """The matrix product over the last two axes.
 
-    It is three products of float64 matrices, each free of rounding whatever the order of its sums, and more accurate
-    than a product in float32.  A row of x or column of y in which a number is not finite makes its elements NaN.
-    Without `exact` it is the library's own product of float32 matrices: several times as fast on CPUs, and more on
-    GPUs, and close everywhere.  That is also what float64 leaves get.
+    precision:
+        "highest", the same bits everywhere: three products of float64 matrices, each free of rounding whatever the
+            order of its sums, and more accurate than a product in float32;
+        "high", the same bits everywhere: the first of these alone.  Before it each row of x and column of y is rounded
+            to whole numbers of (53 - bits of its length) / 2 bits, in units set by its largest element: 21 for a
+            thousand, where bfloat16 has 8;
+        "library", not the same bits: the library's own product of float32 matrices, the fastest, and close.
+
+    A row of x or column of y in which a number is not finite makes its elements NaN.  float64 leaves get the library's.
     """
     for matrix in (x, y):
         _expect_matrix("matmul", matrix)
-    return trace.emit("matmul" if exact else "matmul_fast", x, y)
+    if precision not in _PRECISIONS:
+        raise TraceError(f"matmul: precision = {precision!r} must be one of {', '.join(map(repr, _PRECISIONS))}.")
+    return trace.emit(_PRECISIONS[precision], x, y)
+
+
+_PRECISIONS = {"highest": "matmul", "high": "matmul_high", "library": "matmul_fast"}
 
 
 def transpose(x: Array) -> Any:
@@ -219,6 +247,35 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Any:
     return x if x.shape == tuple(shape) else x.graph.emit("reshape", (x.index,), Sort.ARRAY, tuple(shape))
 
 
+def leading(x: Array, n: int) -> Any:
+    """The first n columns of x: what comes first along its last axis."""
+    columns = _expect_array("leading", x).shape[-1:]
+    if isinstance(n, bool) or not isinstance(n, int) or not columns or not 0 <= n <= columns[0]:
+        raise TraceError(f"leading: n = {n!r} must be a whole number of columns, of which {x!r} has {columns}.")
+    return x if columns == (n,) else x.graph.emit("leading", (x.index,), Sort.ARRAY, n)
+
+
+def eigenvectors(x: Array) -> Any:
+    """The eigenvectors of a symmetric matrix, as columns, that of the largest eigenvalue first (class *bounded*).
+
+    They are computed in float64 and rounded once.  `trainfn.decompositions` says what fixes their signs, and what
+    decides where eigenvalues coincide.  The eigenvalues are axis_sum(q * matmul(x, q), -2) for the vectors q.
+    """
+    _expect_square("eigenvectors", x)
+    return x.graph.emit("eigenvectors", (x.index,), Sort.ARRAY)
+
+
+def orthogonal(x: Array) -> Any:
+    """Q of x = Q R, where R is triangular and its diagonal not negative: x made orthogonal column by column (bounded).
+
+    x has no more columns than rows.  It is computed in float64 and rounded once.
+    """
+    _expect_matrix("orthogonal", x)
+    if x.shape[-1] > x.shape[-2]:
+        raise TraceError(f"orthogonal: {x!r} has more columns than rows, {x.shape}, which cannot all be orthogonal.")
+    return x.graph.emit("orthogonal", (x.index,), Sort.ARRAY)
+
+
 # -- making state ------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +287,11 @@ def full_like(x: Array, value: Operand) -> Array:
 def zeros_like(x: Array) -> Array:
     """An Array of x's shape with zero everywhere."""
     return _full("zeros_like", x, 0.0)
+
+
+def identity(x: Array, n: int) -> Array:
+    """The identity matrix of n rows, in x's dtype."""
+    return _expect_array("identity", x).graph.emit("identity", (), Sort.ARRAY, (n, n))  # type: ignore[return-value]
 
 
 # -- chance: functions of whole numbers, the leaf's name and the place in the leaf (`trainfn.random`) ------------------
@@ -345,6 +407,13 @@ def _expect_leafs(verb: str, x: Any) -> Array:
     if graph.leaf is not None and graph.shapes[x.index] != graph.leaf.shape:
         raise TraceError(f"{verb} makes arrays of the leaf's shape: of others write axis_sum(zeros_like(p), axis).")
     return x  # type: ignore[no-any-return]
+
+
+def _expect_square(verb: str, x: Any) -> None:
+    _expect_matrix(verb, x)
+    rows, columns = x.shape[-2:]
+    if rows != columns:
+        raise TraceError(f"{verb} takes square matrices, and {x!r} has shape {x.shape}.")
 
 
 def _expect_matrix(verb: str, x: Any) -> None:

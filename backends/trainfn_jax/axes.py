@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from trainfn import decompositions
 from trainfn.elementary import grids, slices
 from trainfn.interpret import evaluate_scalars
 from trainfn_jax.scalars import FLOAT64, TABLE, rounded
@@ -71,16 +72,41 @@ def matmul(x: Array, y: Array) -> Array:
     return jnp.where(product == 0, np.zeros((), x.dtype), product)
 
 
+def matmul_high(x: Array, y: Array) -> Array:
+    """The product of the first parts alone."""
+    if x.dtype == FLOAT64:
+        return matmul_fast(x, y)
+    product = rounded(jnp.matmul(_slices(-1, x)[0], _slices(-2, y)[0]), x.dtype)
+    return jnp.where(product == 0, np.zeros((), x.dtype), product)
+
+
 def matmul_fast(x: Array, y: Array) -> Array:
     """The matrix product as XLA computes it."""
     return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
+
+
+def eigenvectors(x: Array) -> Array:
+    """Of symmetric matrices, in float64."""
+    wide = lax.convert_element_type(x, FLOAT64)
+    once: Array = rounded(decompositions.eigenvectors(jnp, wide, float(np.finfo(x.dtype).eps) / 2), x.dtype)
+    return once
+
+
+def orthogonal(x: Array) -> Array:
+    """Made orthogonal column by column, in float64."""
+    once: Array = rounded(decompositions.orthogonal(jnp, lax.convert_element_type(x, FLOAT64)), x.dtype)
+    return once
 
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "axis_sum": axis_sum,
     "axis_max": axis_max,
     "matmul": matmul,
+    "matmul_high": matmul_high,
     "matmul_fast": matmul_fast,
+    "eigenvectors": eigenvectors,
+    "orthogonal": orthogonal,
     "transpose": lambda x: jnp.swapaxes(x, -1, -2),
     "reshape": lambda shape, x: jnp.reshape(x, shape),
+    "leading": lambda n, x: x[..., :n],
 }

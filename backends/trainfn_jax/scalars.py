@@ -196,7 +196,13 @@ def combine(op: str, parts: Sequence[Any]) -> Any:
     return functools.reduce(lax.add if op.startswith("sum") else lax.max, parts)
 
 
-TABLE = Table({op: _known_first(op) for op in _TRACED}, combine, float)
+def branch(flag: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
+    if isinstance(flag, bool | np.bool_):
+        return compute() if flag else otherwise
+    return lax.cond(flag, compute, lambda: otherwise)
+
+
+TABLE = Table({op: _known_first(op) for op in _TRACED}, combine, float, branch)
 
 
 def in_float64(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -161,7 +161,14 @@ def _largest(parts: Sequence[float]) -> float:
     return math.nan if any(x != x for x in parts) else max(parts)
 
 
-TABLE = Table({op: _scalar(op) for op in reference.SCALARS}, combine, float)
+def branch(flag: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
+    """A host's condition decides what is computed; of a device's nobody waits to be told."""
+    if is_host(flag):
+        return compute() if flag else otherwise
+    return torch.where(on(otherwise.device, flag), compute(), otherwise)
+
+
+TABLE = Table({op: _scalar(op) for op in reference.SCALARS}, combine, float, branch)
 
 
 def evaluate(program: Program, inputs: Mapping[str, Any]) -> dict[str, Any]:

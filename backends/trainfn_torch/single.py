@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import torch
 
-from trainfn import random
+from trainfn import random, reference
 from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
@@ -240,6 +240,24 @@ def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.where(product == 0, 0.0, product)
 
 
+def _matmul_high(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    if x.dtype == torch.float64:
+        return flush(torch.matmul(x, y))
+    product = flush((_slices(-1, x)[0] @ _slices(-2, y)[0]).to(x.dtype))
+    return torch.where(product == 0, 0.0, product)
+
+
+def _by_numpy(operation: Callable[[Any], Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A decomposition by the reference: LAPACK's, which on a device would wait for the host as well."""
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        if not has_numbers(x):
+            return torch.empty_like(x)
+        return torch.from_numpy(operation(x.cpu().numpy())).to(x.device)
+
+    return apply
+
+
 def _slices(axis: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     wide = x.to(torch.float64)
     largest = _largest(axis, wide)
@@ -256,9 +274,13 @@ _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
     "matmul": _matmul,
+    "matmul_high": _matmul_high,
     "matmul_fast": lambda x, y: flush(torch.matmul(x, y)),
+    "eigenvectors": _by_numpy(reference.eigenvectors),
+    "orthogonal": _by_numpy(reference.orthogonal),
     "transpose": lambda x: x.mT,
     "reshape": lambda shape, x: x.reshape(shape),
+    "leading": lambda n, x: x[..., :n],
     "add": lambda x, y: flush(torch.add(x, y)),
     "sub": lambda x, y: flush(torch.sub(x, y)),
     "mul": _rounded_once(torch.mul),
@@ -286,6 +308,10 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
     def fill(x: Any) -> torch.Tensor:
         return meet(x).expand(p.shape)
 
+    def identity(shape: tuple[int, int]) -> torch.Tensor:
+        return torch.eye(*shape, dtype=compute, device=p.device)
+
+    made = {"meet": meet, "stored": stored, "rounded": stored, "fill": fill, "identity": identity}
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
     draws = {f"random_{i}": partial(draw, i, leaf) for i in range(2)}
-    return {**_ELEMENTWISE, **reductions, **draws, "meet": meet, "stored": stored, "rounded": stored, "fill": fill}
+    return {**_ELEMENTWISE, **reductions, **draws, **made}

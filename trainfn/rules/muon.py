@@ -43,7 +43,7 @@ def muon(
     eps_is_floor: Static[bool] = True,
     is_scaled: Static[bool] = True,
     out_axis: Static[int] = 0,
-    exact: Static[bool] = True,
+    precision: Static[str] = "high",
 ) -> Any:
     """Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
 
@@ -61,8 +61,10 @@ def muon(
     With `debias`, as in optax, m is divided by 1 - momentum^t and, with nesterov, as in its nadam.  eps keeps |u| from
     0: its least value, as in torch, or without `eps_is_floor` added to it, as in optax.
 
-    Departs from torch, which iterates in bfloat16: in float32 here, with products that have the same bits everywhere.
-    Without `exact` they are the library's own, several times as fast, and close.
+    precision is that of the iteration's products (`trainfn.verbs.matmul`), which have the same bits everywhere unless
+    it is "library".
+
+    Departs from torch, which iterates in bfloat16: numbers of float32 here, in products of some 20 bits.
     """
     t = step + 1
     m = momentum * state.m + (1 - momentum) * g
@@ -73,12 +75,12 @@ def muon(
     u = (1 - momentum) * g_hat + momentum * m_hat if nesterov else m_hat
     x = as_matrix(u, out_axis)
     size = maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps
-    o = reshape(orthogonalised(x / size, coefficients, steps, exact), p.shape)
+    o = reshape(orthogonalised(x / size, coefficients, steps, precision), p.shape)
     o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
     return -lr * (o + weight_decay * p), Mean(m)
 
 
-def orthogonalised(x: Any, coefficients: Any, steps: int, exact: bool = True) -> Any:
+def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str) -> Any:
     """The matrix x, whose singular values are at most 1, with singular values that are all about 1.
 
     Each step takes x to a x + (b x x^T + c (x x^T)^2) x, which takes each singular value s to a s + b s^3 + c s^5.
@@ -88,8 +90,8 @@ def orthogonalised(x: Any, coefficients: Any, steps: int, exact: bool = True) ->
     is_tall = x.shape[0] > x.shape[1]
     x = transpose(x) if is_tall else x
     for a, b, c in each:
-        gram = matmul(x, transpose(x), exact)
-        x = a * x + matmul(b * gram + c * matmul(gram, gram, exact), x, exact)
+        gram = matmul(x, transpose(x), precision)
+        x = a * x + matmul(b * gram + c * matmul(gram, gram, precision), x, precision)
     return transpose(x) if is_tall else x
 
 
