@@ -1,7 +1,7 @@
 """Which execution carries out which leaf: the fastest that takes it.
 
-On the CPU that is `fused`, elsewhere `foreach`, and `single` for what neither takes.  One can be preferred by name;
-leaves it does not take go to the next slower one all the same.
+On the CPU that is `fused`, or `pieces` for what works along axes, elsewhere `foreach`; `single` is for what none of
+them takes.  One can be preferred by name; leaves it does not take go to the next slower one all the same.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TypeAlias
 
 import torch
 
-from trainfn_torch import foreach, fused, single
+from trainfn_torch import foreach, fused, pieces, single
 from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
 
 _BY_NAME: dict[str, ModuleType] = {"fused": fused, "foreach": foreach, "single": single}
 Batches: TypeAlias = list[tuple[ModuleType, Batch]]
-_FROM_FASTEST = (fused, foreach, single)
+_FROM_FASTEST = (fused, foreach, pieces, single)
 
 
 def check(name: str | None) -> None:

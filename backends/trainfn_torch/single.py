@@ -34,32 +34,35 @@ def accepts(leaf: LeafUpdate) -> bool:
     return True
 
 
+def call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
+    """What computes these outputs of a leaf, in a model of so many elements."""
+    program = lower(leaf.program.keep(outputs))
+    p = plain(leaf.p)
+    stored = {"p": leaf.p, "g": leaf.g, **{f"state.{k}": x for k, x in array_state(leaf).items()}}
+    read = {name: widen(plain(stored[name]), like=p) for name in program.inputs(Sort.ARRAY)}
+    return Call(program, {**read, **scalar_inputs(leaf, total)}, arrays(leaf.p))
+
+
 @torch.no_grad()
-def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
+def step(
+    batch: Batch, updates: torch.Tensor | None, call: Callable[[LeafUpdate, float, Sequence[str]], Call] = call
+) -> bool | torch.Tensor:
     """Carry out an update of these leaves in place; returns whether it was applied."""
     leaves = batch.leaves
     total = float(sum(leaf.p.numel() for leaf in leaves))
     applied, counted = (
-        holds(flag, leaves[0], lambda name: [_call(leaf, total, (name,)) for leaf in leaves])
+        holds(flag, leaves[0], lambda name: [call(leaf, total, (name,)) for leaf in leaves])
         for flag in ("applied", "counted")
     )
     if applied is False:
         return False
     together = [leaves] if any(leaf.is_coupled for leaf in leaves) else [[leaf] for leaf in leaves]
     for some in together:
-        results = run([_call(leaf, total, written(leaf)) for leaf in some], TABLE)
+        results = run([call(leaf, total, written(leaf)) for leaf in some], TABLE)
         for leaf, result in zip(some, results, strict=True):
             _store(leaf, result, applied)
     count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], both(applied, counted))
     return bool(applied) if is_host(applied) else cast(torch.Tensor, applied)
-
-
-def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
-    program = lower(leaf.program.keep(outputs))
-    p = plain(leaf.p)
-    stored = {"p": leaf.p, "g": leaf.g, **{f"state.{k}": x for k, x in array_state(leaf).items()}}
-    read = {name: widen(plain(stored[name]), like=p) for name in program.inputs(Sort.ARRAY)}
-    return Call(program, {**read, **scalar_inputs(leaf, total)}, arrays(leaf.p))
 
 
 # -- what executions share ---------------------------------------------------------------------------------------------

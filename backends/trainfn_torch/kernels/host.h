@@ -5,11 +5,6 @@
    tensors one after the other, cut by torch_parallel_for into a stretch for each of torch's own threads.  Sums are
    exact and maxima are maxima, so stretches may end anywhere and finish in any order. */
 
-#define EXPORT __attribute__((visibility("default")))
-
-typedef void (*Stretch)(i64 begin, i64 end, void *context);
-typedef int (*ParallelFor)(i64 begin, i64 end, i64 grain, Stretch stretch, void *context);
-
 /* trainfn_torch.kernels.cpu fills this in; every field has eight bytes. */
 typedef struct {
     i64 tensors, hypers, rows;
@@ -30,21 +25,6 @@ typedef struct {
     i64 grain;
     i64 level;
 } Context;
-
-/* -- the floating-point environment: ours inside, the caller's restored -------------------------------------------------- */
-
-#if defined(__x86_64__) || defined(__i386__)
-static unsigned enter(unsigned ours) {
-    const unsigned theirs = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(ours);
-    return theirs;
-}
-static void leave(unsigned theirs) { __builtin_ia32_ldmxcsr(theirs); }
-#else
-static unsigned enter(unsigned ours) { return ours; }
-static void leave(unsigned theirs) { (void)theirs; }
-#endif
-enum { PLAIN = 0x1f80, FLUSHING = 0x9fc0 }; /* all exceptions masked, to nearest; FTZ and DAZ */
 
 /* -- scalars ----------------------------------------------------------------------------------------------------------- */
 

@@ -189,10 +189,15 @@ class Kernel:
 
 def host_source(kernel: Kernel) -> str:
     """A whole C translation unit for the CPU."""
+    text = [kernel.text(), *_host_passes(kernel), header("host.h")]
+    return "\n".join([*host_head(kernel.is_double), header("arithmetic.h"), header("environment.h"), *text])
+
+
+def host_head(is_double: bool) -> list[str]:
+    """What `arithmetic.h` asks for, on a processor that can flush by itself, or not."""
     flushed = "defined(__x86_64__) || defined(__i386__)"
-    head = [f"#define REAL_IS_DOUBLE {int(kernel.is_double)}"]
-    head += [f"#if {flushed}", "#define FLUSHED_BY_HARDWARE 1", "#else", "#define FLUSHED_BY_HARDWARE 0", "#endif"]
-    return "\n".join([*head, header("arithmetic.h"), kernel.text(), *_host_passes(kernel), header("host.h")])
+    head = [f"#define REAL_IS_DOUBLE {int(is_double)}"]
+    return [*head, f"#if {flushed}", "#define FLUSHED_BY_HARDWARE 1", "#else", "#define FLUSHED_BY_HARDWARE 0", "#endif"]
 
 
 def device_source(kernel: Kernel) -> str:
@@ -263,7 +268,7 @@ def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
             flag = nodes[i].sort is Sort.FLAG
             yield f"    const {'int' if flag else 'double'} v{i} = s[{kernel.slots[i]}]{' != 0.0' if flag else ''};"
     for i in computed:
-        yield f"    const {'int' if nodes[i].sort is Sort.FLAG else 'double'} v{i} = {_call('s', nodes[i], nodes)};"
+        yield f"    const {'int' if nodes[i].sort is Sort.FLAG else 'double'} v{i} = {call('s', nodes[i], nodes)};"
     for i in phase.scalars:
         if i in kernel._kept and nodes[i].op != "input":
             yield f"    s[{kernel.slots[i]}] = {_name(i, nodes)};"
@@ -274,7 +279,7 @@ def _scalars(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield "}"
 
 
-def _call(prefix: str, node: Node, nodes: tuple[Node, ...]) -> str:
+def call(prefix: str, node: Node, nodes: tuple[Node, ...]) -> str:
     of_conditions = node.op == "where" and node.sort in (Sort.FLAG, Sort.MASK)
     suffix = ("_flag" if prefix == "s" else "_mask") if of_conditions else ""
     arguments = [_name(a, nodes) for a in node.args] + (["index"] if node.op in DRAWS else [])
@@ -304,7 +309,7 @@ _MOVES = frozenset({"where", "neg", "abs", "stored", "rounded"})
 def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     """One element: met scalars, grids and loaded values come in, values to be stored and summands go out."""
     nodes = kernel.program.nodes
-    parameters = [*(f"{_type(nodes[i])} v{i}" for i in _incoming(kernel, phase))]
+    parameters = [*(f"{kind_of(nodes[i])} v{i}" for i in _incoming(kernel, phase))]
     parameters += [f"double v{i}" for i in _wide(kernel, phase)]
     parameters += ["i64 index"] if _has_draws(kernel, phase) else []
     parameters += [f"real *to_{_identifier(name)}" for name in kernel.writes(phase)]
@@ -314,7 +319,7 @@ def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
         if nodes[i].op in ("stored", "rounded"):
             yield f"    const real v{i} = STORED({kernel.format['p']}, v{nodes[i].args[0]});"
         elif nodes[i].op not in ("input", "meet", "fill"):
-            yield f"    const {_type(nodes[i])} v{i} = {_call('a', nodes[i], nodes)};"
+            yield f"    const {kind_of(nodes[i])} v{i} = {call('a', nodes[i], nodes)};"
     for name in kernel.writes(phase):
         yield f"    *to_{_identifier(name)} = v{kernel.program.output[name]};"
     for r in _reductions_of(kernel, level):
@@ -322,7 +327,7 @@ def _element(kernel: Kernel, level: int, phase: Phase) -> Iterator[str]:
     yield "}"
 
 
-def _type(node: Node) -> str:
+def kind_of(node: Node) -> str:
     return "int" if node.sort is Sort.MASK else "real"
 
 
@@ -445,7 +450,7 @@ def _invariants(kernel: Kernel, phase: Phase) -> Iterator[str]:
         if nodes[i].op != "input":
             where = f"k[{kernel.meets[nodes[i].args[0]]}]"
             mask = nodes[i].sort is Sort.MASK
-            yield f"const {_type(nodes[i])} v{i} = {where}{' != 0' if mask else ''};"
+            yield f"const {kind_of(nodes[i])} v{i} = {where}{' != 0' if mask else ''};"
     for i in _wide(kernel, phase):
         if nodes[i].op != "const":
             yield f"const double v{i} = s[{kernel.slots[i]}];"

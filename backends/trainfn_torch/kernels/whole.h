@@ -1,0 +1,194 @@
+/* Operations on whole arrays of float32: sums and maxima along an axis and over all elements.
+
+   Sums are those of `trainfn.elementary`: numbers rounded to a grid, whose sums are exact in any order, and what is left
+   over rounded to a finer one.  All of it runs in the plain floating-point environment, so what is read is flushed by
+   hand.  An array has `outer` x `n` x `inner` elements, and the axis is the one in the middle. */
+
+/* The grids for sums of `count` numbers, as in trainfn/elementary.py. */
+INLINE double coarse_grid(double largest, double count) {
+    return s_pow2((s_exponent(largest) + 1.0) + (s_exponent(count) + 1.0));
+}
+INLINE double fine_grid(double coarse, double count) { return coarse * s_pow2((s_exponent(count) + 1.0) - 53.0); }
+
+/* The sum in one rounding; a maximum that is not finite is the sum. */
+INLINE float sum_of(double largest, double high, double low) {
+    return flush((float)(largest < INFINITE ? high + low : largest));
+}
+
+/* -- along an axis ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    const float *x;
+    float *result;
+    i64 outer, n, inner;
+    int is_max;
+} Axis;
+
+/* Not inlined, as none of these: their arithmetic must stay behind the change of the floating-point environment. */
+FUNCTION float sum_of_row(const float *x, i64 n) {
+    ordinal size = 0;
+#pragma omp simd reduction(max : size)
+    for (i64 i = 0; i < n; ++i) {
+        const ordinal own = size_of(flush(x[i]));
+        size = own > size ? own : size;
+    }
+    const double largest = of_size(size), coarse = coarse_grid(largest, (double)n), fine = fine_grid(coarse, (double)n);
+    double high = 0.0, low = 0.0;
+#pragma omp simd reduction(+ : high, low)
+    for (i64 i = 0; i < n; ++i) {
+        const double wide = (double)flush(x[i]), kept = on_grid(wide, coarse);
+        high += kept;
+        low += on_grid(wide - kept, fine);
+    }
+    return sum_of(largest, high, low);
+}
+
+FUNCTION float max_of_row(const float *x, i64 n) {
+    ordinal most = ordered(-INFINITE);
+#pragma omp simd reduction(max : most)
+    for (i64 i = 0; i < n; ++i) {
+        const ordinal own = ordered(flush(x[i]));
+        most = own > most ? own : most;
+    }
+    return (float)of_ordered(most) + 0.0f;
+}
+
+/* Columns are taken a block at a time, row by row, so that neighbours in memory are neighbours in time. */
+enum { BLOCK = 128 };
+
+FUNCTION void sums_of_columns(const float *x, i64 n, i64 inner, i64 width, float *result) {
+    ordinal size[BLOCK] = {0};
+    double coarse[BLOCK], fine[BLOCK], high[BLOCK] = {0.0}, low[BLOCK] = {0.0};
+    for (i64 i = 0; i < n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) {
+            const ordinal own = size_of(flush(x[i * inner + j]));
+            size[j] = own > size[j] ? own : size[j];
+        }
+    for (i64 j = 0; j < width; ++j) {
+        coarse[j] = coarse_grid(of_size(size[j]), (double)n);
+        fine[j] = fine_grid(coarse[j], (double)n);
+    }
+    for (i64 i = 0; i < n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) {
+            const double wide = (double)flush(x[i * inner + j]), kept = on_grid(wide, coarse[j]);
+            high[j] += kept;
+            low[j] += on_grid(wide - kept, fine[j]);
+        }
+    for (i64 j = 0; j < width; ++j) result[j] = sum_of(of_size(size[j]), high[j], low[j]);
+}
+
+FUNCTION void maxima_of_columns(const float *x, i64 n, i64 inner, i64 width, float *result) {
+    ordinal most[BLOCK];
+    for (i64 j = 0; j < width; ++j) most[j] = ordered(-INFINITE);
+    for (i64 i = 0; i < n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) {
+            const ordinal own = ordered(flush(x[i * inner + j]));
+            most[j] = own > most[j] ? own : most[j];
+        }
+    for (i64 j = 0; j < width; ++j) result[j] = (float)of_ordered(most[j]) + 0.0f;
+}
+
+static void rows(i64 begin, i64 end, void *context) {
+    const unsigned theirs = enter(PLAIN);
+    const Axis *a = (const Axis *)context;
+    for (i64 row = begin; row < end; ++row)
+        a->result[row] = (a->is_max ? max_of_row : sum_of_row)(a->x + row * a->n, a->n);
+    leave(theirs);
+}
+
+static i64 blocks(const Axis *a) { return (a->inner + BLOCK - 1) / BLOCK; }
+
+static void columns(i64 begin, i64 end, void *context) {
+    const unsigned theirs = enter(PLAIN);
+    const Axis *a = (const Axis *)context;
+    for (i64 unit = begin; unit < end; ++unit) {
+        const i64 outer = unit / blocks(a), from = unit % blocks(a) * BLOCK;
+        const i64 width = a->inner - from < BLOCK ? a->inner - from : BLOCK;
+        (a->is_max ? maxima_of_columns : sums_of_columns)(a->x + outer * a->n * a->inner + from, a->n, a->inner, width,
+                                                          a->result + outer * a->inner + from);
+    }
+    leave(theirs);
+}
+
+EXPORT int along_axis(const Threads *threads, int is_max, const float *x, i64 outer, i64 n, i64 inner, float *result) {
+    Axis a = {x, result, outer, n, inner, is_max};
+    if (inner == 1) return in_parallel(threads, outer, n, rows, &a);
+    return in_parallel(threads, outer * blocks(&a), n * BLOCK, columns, &a);
+}
+
+/* -- over all elements -------------------------------------------------------------------------------------------------- */
+
+/* What is reduced: x, or x times y if there is a y. */
+enum { MAX, MAX_ABS, SUM_COARSE, SUM_FINE };
+
+typedef struct {
+    int kind;
+    const float *x, *y;
+    double coarse, fine, total;
+} Whole;
+
+INLINE double summand(const Whole *w, i64 i) {
+    const double x = (double)flush(w->x[i]);
+    return w->y ? x * (double)flush(w->y[i]) : x;
+}
+
+static void merge(double *target, double part, int is_max) {
+    u64 before = __atomic_load_n((u64 *)target, __ATOMIC_RELAXED);
+    double after;
+    do {
+        const double old = double_of_bits(before);
+        after = is_max ? larger(part, old) : part + old;
+    } while (!__atomic_compare_exchange_n((u64 *)target, &before, bits_of_double(after), 1, __ATOMIC_RELAXED,
+                                          __ATOMIC_RELAXED));
+}
+
+FUNCTION double largest_size(const Whole *w, i64 begin, i64 end) {
+    i64 most = 0;
+#pragma omp simd reduction(max : most)
+    for (i64 i = begin; i < end; ++i) {
+        const i64 own = size_of_product(summand(w, i));
+        most = own > most ? own : most;
+    }
+    return of_size_of_product(most);
+}
+
+FUNCTION double largest(const Whole *w, i64 begin, i64 end) {
+    ordinal most = ordered(-INFINITE);
+#pragma omp simd reduction(max : most)
+    for (i64 i = begin; i < end; ++i) {
+        const ordinal own = ordered(flush(w->x[i]));
+        most = own > most ? own : most;
+    }
+    return of_ordered(most);
+}
+
+FUNCTION double sum(const Whole *w, i64 begin, i64 end) {
+    double total = 0.0;
+    const int is_fine = w->kind == SUM_FINE;
+#pragma omp simd reduction(+ : total)
+    for (i64 i = begin; i < end; ++i) {
+        const double x = summand(w, i), kept = on_grid(x, w->coarse);
+        total += is_fine ? on_grid(x - kept, w->fine) : kept;
+    }
+    return total;
+}
+
+static void stretch_of_whole(i64 begin, i64 end, void *context) {
+    const unsigned theirs = enter(PLAIN);
+    Whole *w = (Whole *)context;
+    const double part = w->kind == MAX ? largest(w, begin, end)
+                        : w->kind == MAX_ABS ? largest_size(w, begin, end) : sum(w, begin, end);
+    merge(&w->total, part, w->kind <= MAX_ABS);
+    leave(theirs);
+}
+
+EXPORT int over_all(const Threads *threads, int kind, const float *x, const float *y, i64 n, double coarse, double fine,
+                    double *result) {
+    Whole w = {kind, x, y, coarse, fine, kind == MAX ? -INFINITE : 0.0};
+    const int failed = in_parallel(threads, n, 1, stretch_of_whole, &w);
+    *result = w.total;
+    return failed;
+}
