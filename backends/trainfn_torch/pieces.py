@@ -1,9 +1,9 @@
 """One leaf at a time in compiled pieces: for programs that work along axes or multiply matrices.
 
-What lies between operations on whole arrays is elementwise, and is cut into pieces, each one loop over memory.  Kept is
-what such an operation reads, what is written in the end, and what is smaller than what reads it, as a row of numbers for
-a matrix; all else is computed anew where it is needed.  Sums and maxima are C as well, and exact in any order.  Matrix
-products, decompositions and everything else is as in `single`.
+What lies between operations on whole arrays is elementwise, and is cut into pieces, each one loop over memory.  Kept
+is what such an operation reads, what is written in the end, and what is smaller than what reads it, as a row of numbers
+for a matrix; all else is computed anew where it is needed.  Sums, maxima and the parts of exact products are C as well.
+Decompositions and everything else is as in `single`.
 
 It takes contiguous tensors on the CPU, of float32 or less.
 """
@@ -23,7 +23,7 @@ from trainfn.lowering import lower
 from trainfn.program import AXIS, DRAWS, WHOLE, Node, Program, Sort
 from trainfn_torch import single
 from trainfn_torch.kernels.compiler import CannotBuild
-from trainfn_torch.kernels.pieces import Loop, Piece, Walk, along_axis, over_all
+from trainfn_torch.kernels.pieces import Loop, Piece, Walk, along_axis, matmul, over_all
 from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.memory import FORMAT_OF
 from trainfn_torch.scalars import is_host
@@ -90,6 +90,8 @@ def _over_all(op: str, *operands: Any) -> Any:
 _OPERATIONS: Mapping[str, Callable[..., Any]] = {
     **{op: functools.partial(_along, op) for op in AXIS},
     **{op: functools.partial(_over_all, op) for op in single.REDUCTIONS},
+    "matmul": functools.partial(matmul, "highest"),
+    "matmul_high": functools.partial(matmul, "high"),
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from trainfn.elementary import slices
 from trainfn.program import Node, Sort
 from trainfn_torch.kernels.compiler import load
 from trainfn_torch.kernels.cpu import parallel_for
@@ -170,13 +171,43 @@ def _whole() -> ctypes.CDLL:
 
 def along_axis(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:
     """axis_sum or axis_max of a contiguous float32 tensor."""
-    axis += x.ndim
-    outer, n, inner = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-    result = torch.empty((*x.shape[:axis], 1, *x.shape[axis + 1 :]))
+    result = torch.empty([1 if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
     if result.numel():
-        sizes = map(ctypes.c_int64, (outer, n, inner))
-        _check(_whole().along_axis(threads(), op == "axis_max", _address(x), *sizes, _address(result)))
+        _check(_whole().along_axis(threads(), op == "axis_max", _address(x), *_sizes(x, axis), _address(result)))
     return result
+
+
+def _sizes(x: torch.Tensor, axis: int) -> Iterator[ctypes.c_int64]:
+    """The elements before, along and behind an axis."""
+    axis += x.ndim
+    return map(ctypes.c_int64, (math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])))
+
+
+def matmul(precision: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The matrix product of float32 tensors in exact parts: of the first alone, or of all but the smallest."""
+    is_highest = precision == "highest"
+    (a, a_rest), (b, b_rest) = _slices(-1, x, is_highest), _slices(-2, y, is_highest)
+    high = a @ b
+    small = a @ b_rest + a_rest @ b if a_rest is not None and b_rest is not None else None
+    result = torch.empty(high.shape)
+    parts = _address(high), ctypes.c_void_p(None) if small is None else _address(small)
+    _check(_whole().together(threads(), *parts, ctypes.c_int64(result.numel()), _address(result)))
+    return result
+
+
+def _slices(axis: int, x: torch.Tensor, has_rest: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The parts of x for sums along an axis."""
+    if not x.is_contiguous() and x.mT.is_contiguous():
+        high, rest = _slices(-3 - axis, x.mT, has_rest)
+        return high.mT, None if rest is None else rest.mT
+    x = x.contiguous()
+    high = torch.empty(x.shape, dtype=torch.float64)
+    rest = torch.empty_like(high) if has_rest else None
+    grids = map(ctypes.c_double, slices(x.shape[axis]))
+    parts = _address(high), ctypes.c_void_p(None) if rest is None else _address(rest)
+    if x.numel():
+        _check(_whole().slices(threads(), _address(x), *_sizes(x, axis), *grids, *parts))
+    return high, rest
 
 
 _KINDS = ("max", "max_abs", "sum_coarse", "sum_fine")

@@ -99,13 +99,13 @@ static void rows(i64 begin, i64 end, void *context) {
     leave(theirs);
 }
 
-static i64 blocks(const Axis *a) { return (a->inner + BLOCK - 1) / BLOCK; }
+static i64 blocks(i64 inner) { return (inner + BLOCK - 1) / BLOCK; }
 
 static void columns(i64 begin, i64 end, void *context) {
     const unsigned theirs = enter(PLAIN);
     const Axis *a = (const Axis *)context;
     for (i64 unit = begin; unit < end; ++unit) {
-        const i64 outer = unit / blocks(a), from = unit % blocks(a) * BLOCK;
+        const i64 outer = unit / blocks(a->inner), from = unit % blocks(a->inner) * BLOCK;
         const i64 width = a->inner - from < BLOCK ? a->inner - from : BLOCK;
         (a->is_max ? maxima_of_columns : sums_of_columns)(a->x + outer * a->n * a->inner + from, a->n, a->inner, width,
                                                           a->result + outer * a->inner + from);
@@ -116,7 +116,7 @@ static void columns(i64 begin, i64 end, void *context) {
 EXPORT int along_axis(const Threads *threads, int is_max, const float *x, i64 outer, i64 n, i64 inner, float *result) {
     Axis a = {x, result, outer, n, inner, is_max};
     if (inner == 1) return in_parallel(threads, outer, n, rows, &a);
-    return in_parallel(threads, outer * blocks(&a), n * BLOCK, columns, &a);
+    return in_parallel(threads, outer * blocks(inner), n * BLOCK, columns, &a);
 }
 
 /* -- over all elements -------------------------------------------------------------------------------------------------- */
@@ -191,4 +191,86 @@ EXPORT int over_all(const Threads *threads, int kind, const float *x, const floa
     const int failed = in_parallel(threads, n, 1, stretch_of_whole, &w);
     *result = w.total;
     return failed;
+}
+
+/* -- matrices cut for exact products, as `trainfn.elementary.slices` says ------------------------------------------------ */
+
+typedef struct {
+    const float *x;
+    double *high, *rest; /* rest may be null */
+    i64 outer, n, inner; /* the axis in the middle is the one that products sum over */
+    double coarse, fine;
+} Cut;
+
+INLINE void cut_one(const Cut *c, i64 i, double coarse, double fine) {
+    const double wide = (double)flush(c->x[i]), kept = on_grid(wide, coarse);
+    c->high[i] = kept;
+    if (c->rest) c->rest[i] = on_grid(wide - kept, fine);
+}
+
+FUNCTION void cut_row(const Cut *c, i64 from) {
+    ordinal size = 0;
+#pragma omp simd reduction(max : size)
+    for (i64 i = from; i < from + c->n; ++i) {
+        const ordinal own = size_of(flush(c->x[i]));
+        size = own > size ? own : size;
+    }
+    const double coarse = c->coarse * of_size(size), fine = c->fine * of_size(size);
+#pragma omp simd
+    for (i64 i = from; i < from + c->n; ++i) cut_one(c, i, coarse, fine);
+}
+
+FUNCTION void cut_columns(const Cut *c, i64 from, i64 width) {
+    ordinal size[BLOCK] = {0};
+    double coarse[BLOCK], fine[BLOCK];
+    for (i64 i = 0; i < c->n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) {
+            const ordinal own = size_of(flush(c->x[from + i * c->inner + j]));
+            size[j] = own > size[j] ? own : size[j];
+        }
+    for (i64 j = 0; j < width; ++j) {
+        coarse[j] = c->coarse * of_size(size[j]);
+        fine[j] = c->fine * of_size(size[j]);
+    }
+    for (i64 i = 0; i < c->n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) cut_one(c, from + i * c->inner + j, coarse[j], fine[j]);
+}
+
+static void cut_stretch(i64 begin, i64 end, void *context) {
+    const unsigned theirs = enter(PLAIN);
+    const Cut *c = (const Cut *)context;
+    const i64 each = blocks(c->inner);
+    for (i64 unit = begin; unit < end; ++unit) {
+        const i64 from = unit % each * BLOCK, width = c->inner - from < BLOCK ? c->inner - from : BLOCK;
+        if (c->inner == 1) cut_row(c, unit * c->n);
+        else cut_columns(c, unit / each * c->n * c->inner + from, width);
+    }
+    leave(theirs);
+}
+
+EXPORT int slices(const Threads *threads, const float *x, i64 outer, i64 n, i64 inner, double coarse, double fine,
+                  double *high, double *rest) {
+    Cut c = {x, high, rest, outer, n, inner, coarse, fine};
+    return in_parallel(threads, outer * blocks(inner), n * (inner == 1 ? 1 : BLOCK), cut_stretch, &c);
+}
+
+typedef struct {
+    const double *high, *small; /* small may be null */
+    float *result;
+} Parts;
+
+static void together_stretch(i64 begin, i64 end, void *context) {
+    const unsigned theirs = enter(PLAIN);
+    const Parts *p = (const Parts *)context;
+    for (i64 i = begin; i < end; ++i)
+        p->result[i] = flush((float)(p->small ? p->high[i] + p->small[i] : p->high[i])) + 0.0f;
+    leave(theirs);
+}
+
+/* The parts of a product in one rounding; zeros are +0. */
+EXPORT int together(const Threads *threads, const double *high, const double *small, i64 n, float *result) {
+    Parts p = {high, small, result};
+    return in_parallel(threads, n, 1, together_stretch, &p);
 }
