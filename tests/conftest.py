@@ -66,8 +66,10 @@ def _is_long(item: pytest.Item) -> bool:
     execution, executions = parameters.get("execution"), LONG[name]
     if row.name in FIRST:
         return name == "test_golden_trajectory" and execution == "torch_single" and row.name not in SLOWLY
-    if not row.is_elementwise:  # in torch all executions are single, and one run of each rule's first row is enough
+    if not row.is_elementwise:  # in torch foreach is single, and one run of each rule's first row is enough
         is_first = row.name == getattr(row.make, "name", "")
-        if not is_first or name == "test_golden_trajectory" or execution == "torch_foreach":
+        if execution != "torch_fused" and (not is_first or name == "test_golden_trajectory"):
+            return True
+        if execution == "torch_foreach":
             return True
     return executions is None or execution in executions

@@ -7,6 +7,7 @@ reductions; conditions are masks, flags, and both together.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -19,11 +20,16 @@ BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
 UNARY = ("sqrt", "neg", "abs", "sign")
 CHOICES = ("where mask", "where flag", "where both")
 SCALARS = ("combine", "compare", "of leaf", "of model")
+WHOLE = ("row", "column", "product", "product if")
 
 Instruction = tuple[str, int, int, int]
 _INDEX = st.integers(0, 11)
 _OPERATIONS = st.sampled_from(BINARY * 2 + UNARY + CHOICES * 2 + SCALARS * 2)
-_INSTRUCTIONS = st.lists(st.tuples(_OPERATIONS, _INDEX, _INDEX, _INDEX), min_size=6, max_size=14)
+_ALONG_AXES = st.one_of(_OPERATIONS, st.sampled_from(WHOLE))
+
+
+def _instructions(operations: st.SearchStrategy[str]) -> st.SearchStrategy[list[Instruction]]:
+    return st.lists(st.tuples(operations, _INDEX, _INDEX, _INDEX), min_size=6, max_size=14)
 
 
 class Arrays(NamedTuple):
@@ -44,9 +50,9 @@ class Everything(NamedTuple):
 
 
 @st.composite
-def rules(draw: st.DrawFn) -> tf.Rule:
+def rules(draw: st.DrawFn, along_axes: bool = False) -> tf.Rule:
     """A rule, with a state of arrays alone or of every sort."""
-    instructions = draw(_INSTRUCTIONS)
+    instructions = draw(_instructions(_ALONG_AXES if along_axes else _OPERATIONS))
     numbers = [draw(st.sampled_from(NUMBERS)) for _ in range(3)]
     kind = draw(st.sampled_from([Arrays, Everything]))
 
@@ -56,7 +62,7 @@ def rules(draw: st.DrawFn) -> tf.Rule:
             values.of_leaf += [state.exact, state.own]
         for instruction in instructions:
             values.follow(*instruction)
-        *last, update = values.arrays[-5:]
+        *last, update = (_spread(x, p) for x in values.arrays[-5:]) if along_axes else values.arrays[-5:]
         if kind is Arrays:
             return update, Arrays(*last)
         own, exact = values.of_leaf[-1], values.of_leaf[-2]
@@ -82,6 +88,8 @@ class _Values:
             self.arrays.append(_unary(op, _latest(self.arrays, i)))
         elif op in CHOICES:
             self._choose(op, i, j, k)
+        elif op in WHOLE:
+            self._work_along(op, i, j, k)
         else:
             self._compute(op, i, j, k)
 
@@ -96,6 +104,24 @@ class _Values:
         mask = x < self._operand(k, j)
         condition = {"where mask": mask, "where flag": flag, "where both": (mask & flag) | ~(x <= 0.0)}[op]
         self.arrays.append(verbs.where(condition, x, y) if i % 2 else verbs.where(condition, y, x))
+
+    def _work_along(self, op: str, i: int, j: int, k: int) -> None:
+        """A row or column of sums or maxima, or a product of three matrices, shaped like the leaf.
+
+        Leaves of fewer axes get another array, so that all have as many sums over the model.
+        """
+        x, y = (_spread(_latest(self.arrays, n), self.arrays[0]) for n in (i, j))
+        if x.ndim < 2:
+            self.arrays.append((WHOLE.index(op) + 0.3) * x - (k + 0.1) * y)
+            return
+        if op in ("row", "column"):
+            verb = (verbs.axis_sum, verbs.axis_max, verbs.axis_mean)[k % 3]
+            self.arrays.append(verb(x, -1 if op == "row" else 0))
+            return
+        precision = ("high", "highest")[k % 2]
+        product = verbs.matmul(verbs.matmul(x, verbs.transpose(y), precision), x, precision)
+        is_chosen = op == "product if"
+        self.arrays.append(verbs.when(_latest(self.flags, k), product, y) if is_chosen else product)
 
     def _compute(self, op: str, i: int, j: int, k: int) -> None:
         x = _latest(self.arrays, i)
@@ -117,6 +143,11 @@ class _Values:
 def _latest(values: list[Any], i: int) -> Any:
     """Most often the last one: what nothing reads is not in the program."""
     return values[-1 - i * i // 12 % len(values)]
+
+
+def _spread(x: Any, like: Any) -> Any:
+    """x in the shape of the leaf."""
+    return verbs.where(abs(like) < math.inf, x, x + 1.0)
 
 
 def _binary(op: str, x: Any, y: Any) -> Any:

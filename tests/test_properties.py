@@ -227,10 +227,11 @@ def _snapshot(optimizer: Any, params: Mapping[str, torch.Tensor]) -> Model:
 
 
 @every_row
-def test_torch_runs_what_it_can_fused_and_the_rest_one_by_one(row: Row) -> None:
+def test_torch_runs_what_it_can_fused_and_the_rest_in_pieces(row: Row) -> None:
     """On a CPU: nothing elementwise, reductions to one number included, falls back to a slower execution.
 
-    Leaves that need each other are updated together, by the execution that takes them all.
+    What works along axes is compiled in pieces, a leaf at a time; leaves that need each other are updated together, by
+    the execution that takes them all.
     """
     rule, (params, grads) = row.rule(), _model()
     tensors = _tensors(params)
@@ -241,7 +242,7 @@ def test_torch_runs_what_it_can_fused_and_the_rest_one_by_one(row: Row) -> None:
     fused = sum(program.is_elementwise for program in programs)
     if any(program.scopes for program in programs) and fused < len(programs):
         fused = 0
-    due = {"trainfn_torch.fused": fused, "trainfn_torch.single": len(programs) - fused}
+    due = {"trainfn_torch.fused": fused, "trainfn_torch.pieces": len(programs) - fused}
     assert ran == {name: leaves for name, leaves in due.items() if leaves}
 
 

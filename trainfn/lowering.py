@@ -23,8 +23,8 @@ PRIMITIVES: dict[str, tuple[str, ...]] = {
     "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "rounded", "fill"),
     "random": ("random_0", "random_1"),
     "whole": (
-        ("axis_sum", "axis_max", "transpose", "reshape", "leading", "identity")
-        + ("matmul", "matmul_high", "matmul_fast", "eigenvectors", "orthogonal")
+        *("axis_sum", "axis_max", "transpose", "reshape", "leading", "identity"),
+        *("matmul", "matmul_high", "matmul_fast", "eigenvectors", "orthogonal"),
     ),
     "branch": ("when",),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),

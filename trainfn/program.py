@@ -252,9 +252,9 @@ class Program:
 
         last_reader = {a: reader[i] for i in sorted(range(len(self.nodes)), key=position) for a in self.nodes[i].args}
         spent: list[list[int]] = [[] for _ in self.nodes]
-        for value, reader in last_reader.items():
+        for value, last in last_reader.items():
             if value not in self.output.values():
-                spent[reader].append(value)
+                spent[last].append(value)
         return tuple(map(tuple, spent))
 
     @cached_property

@@ -15,14 +15,19 @@ import torch
 from trainfn_torch import foreach, fused, pieces, single
 from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
 
-_BY_NAME: dict[str, ModuleType] = {"fused": fused, "foreach": foreach, "single": single}
 Batches: TypeAlias = list[tuple[ModuleType, Batch]]
-_FROM_FASTEST = (fused, foreach, pieces, single)
+# What is tried for a leaf, the fastest first, by the name that is preferred; and all, each taking more than those before.
+_CANDIDATES: dict[str, tuple[ModuleType, ...]] = {
+    "fused": (fused, pieces, foreach, single),
+    "foreach": (foreach, single),
+    "single": (single,),
+}
+_ALL = (fused, foreach, pieces, single)
 
 
 def check(name: str | None) -> None:
-    if name is not None and name not in _BY_NAME:
-        names = ", ".join(map(repr, _BY_NAME))
+    if name is not None and name not in _CANDIDATES:
+        names = ", ".join(map(repr, _CANDIDATES))
         raise ValueError(f"execution = {name!r} must be one of {names}, or None for the fastest.")
 
 
@@ -30,13 +35,12 @@ def choose(leaf: LeafUpdate, preferred: str | None) -> ModuleType:
     """The fastest execution, from the preferred one on, that takes this leaf; `single` takes every one."""
     if preferred is None:
         preferred = "fused" if leaf.p.device.type == "cpu" else "foreach"
-    candidates = _FROM_FASTEST[_FROM_FASTEST.index(_BY_NAME[preferred]) :]
-    return next(module for module in candidates if module.accepts(leaf))
+    return next(module for module in _CANDIDATES[preferred] if module.accepts(leaf))
 
 
 def batches(leaves: Sequence[tuple[LeafUpdate, ModuleType]]) -> Batches:
-    """What each execution is to take; where leaves need each other all go to the slowest, which takes them all."""
-    modules = sorted({module for _, module in leaves}, key=_FROM_FASTEST.index)
+    """What each execution is to take; where leaves need each other all go to one, which takes them all."""
+    modules = sorted({module for _, module in leaves}, key=_ALL.index)
     if len(modules) > 1 and any(leaf.is_coupled for leaf, _ in leaves):
         return [(modules[-1], Batch([leaf for leaf, _ in leaves]))]
     return [(module, Batch([leaf for leaf, its in leaves if its is module])) for module in modules]

@@ -53,7 +53,8 @@ def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
 
 
 def _arrays(leaf: LeafUpdate) -> dict[str, torch.Tensor]:
-    return {"p": leaf.p, "g": leaf.g, **{f"state.{k}": x for k, x in single.array_state(leaf).items()}}
+    g = leaf.g.contiguous() if is_plain(leaf.g) else leaf.g
+    return {"p": leaf.p, "g": g, **{f"state.{k}": x for k, x in single.array_state(leaf).items()}}
 
 
 def _cut_for(leaf: LeafUpdate, outputs: Sequence[str]) -> Cut | None:

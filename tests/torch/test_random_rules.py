@@ -19,7 +19,7 @@ from tests.executions import Trajectory, run_reference, run_torch
 from tests.inputs import numbers, with_specials
 from tests.random_rules import rules
 from trainfn import reference
-from trainfn_torch import scalars
+from trainfn_torch import executions, pieces, scalars
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (301,), "b": (3, 5), "c": (), "d": (0,), "e": (67,), "f": (2, 3)}
 NARROW = {"c", "e", "f"}
@@ -57,13 +57,20 @@ def run_as_on_a_device(execution: str, rule: tf.Rule, params: Any, grads: Any) -
         return run_torch(execution, rule, params, grads)
 
 
+def run_in_pieces(rule: tf.Rule, params: Any, grads: Any) -> Trajectory:
+    """As what works along axes is run, whether it does or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(executions, "choose", lambda leaf, preferred: pieces)
+        return run_torch("fused", rule, params, grads)
+
+
 def assert_same(expected: Trajectory, actual: Trajectory, execution: str) -> None:
     for n, (a, b) in enumerate(zip(expected, actual, strict=True)):
         assert_same_bits(a, b, f"{execution}, step {n + 1}")
 
 
 # Each try compiles: a failure is shown as it was found.
-@settings(max_examples=40, phases=[Phase.generate])
+@settings(max_examples=30, phases=[Phase.generate])
 @given(rule=rules(), key=st.integers(0, 2**20), is_wide=st.booleans(), special=st.booleans())
 def test_random_rules(rule: tf.Rule, key: int, is_wide: bool, special: bool) -> None:
     params = leaves(key)
@@ -74,6 +81,18 @@ def test_random_rules(rule: tf.Rule, key: int, is_wide: bool, special: bool) -> 
     assert_same(expected, run_torch("single", rule, params, grads), "single")
     assert_same(expected, run_as_on_a_device("single", rule, params, grads), "single on a device")
     assert_same(expected, run_torch("fused", rule, params, grads), "fused")
+    assert_same(expected, run_in_pieces(rule, params, grads), "pieces")
     unflushed = run_unflushed(rule, params, grads)
     assert_same(unflushed, run_torch("foreach", rule, params, grads), "foreach")
     assert_same(unflushed, run_as_on_a_device("foreach", rule, params, grads), "foreach on a device")
+
+
+@settings(max_examples=20, phases=[Phase.generate])
+@given(rule=rules(along_axes=True), key=st.integers(0, 2**20), special=st.booleans())
+def test_random_rules_along_axes(rule: tf.Rule, key: int, special: bool) -> None:
+    params = leaves(key)
+    grads = [leaves(key + 100 * n, special=special) for n in range(1, STEPS + 1)]
+    note(str(rule.program(tf.Leaf("b", SHAPES["b"]))))
+    expected = run_reference(rule, params, grads)
+    assert_same(expected, run_torch("single", rule, params, grads), "single")
+    assert_same(expected, run_torch("fused", rule, params, grads), "fused and in pieces")

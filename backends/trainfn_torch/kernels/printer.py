@@ -197,7 +197,14 @@ def host_head(is_double: bool) -> list[str]:
     """What `arithmetic.h` asks for, on a processor that can flush by itself, or not."""
     flushed = "defined(__x86_64__) || defined(__i386__)"
     head = [f"#define REAL_IS_DOUBLE {int(is_double)}"]
-    return [*head, f"#if {flushed}", "#define FLUSHED_BY_HARDWARE 1", "#else", "#define FLUSHED_BY_HARDWARE 0", "#endif"]
+    return [
+        *head,
+        f"#if {flushed}",
+        "#define FLUSHED_BY_HARDWARE 1",
+        "#else",
+        "#define FLUSHED_BY_HARDWARE 0",
+        "#endif",
+    ]
 
 
 def device_source(kernel: Kernel) -> str:
