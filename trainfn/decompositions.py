@@ -32,7 +32,7 @@ def eigenvectors(xp: Any, x: Any, eps: float) -> Any:
 
 
 def orthogonal(xp: Any, x: Any) -> Any:
-    """The factor Q of x = Q R, where R is triangular with a diagonal that is not negative: as many rows as x or more."""
+    """The factor Q of x = Q R, where R is triangular and its diagonal not negative; x has no more columns than rows."""
     x, size = _finite(xp, x)
     if 0 in x.shape:
         return x

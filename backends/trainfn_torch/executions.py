@@ -16,7 +16,7 @@ from trainfn_torch import foreach, fused, pieces, single
 from trainfn_torch.leaf import Batch, LeafUpdate, check_shapes
 
 Batches: TypeAlias = list[tuple[ModuleType, Batch]]
-# What is tried for a leaf, the fastest first, by the name that is preferred; and all, each taking more than those before.
+# What is tried for a leaf, the fastest first, by the name that is preferred; and all, each taking more than the last.
 _CANDIDATES: dict[str, tuple[ModuleType, ...]] = {
     "fused": (fused, pieces, foreach, single),
     "foreach": (foreach, single),

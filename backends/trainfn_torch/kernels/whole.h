@@ -130,11 +130,6 @@ typedef struct {
     double coarse, fine, total;
 } Whole;
 
-INLINE double summand(const Whole *w, i64 i) {
-    const double x = (double)flush(w->x[i]);
-    return w->y ? x * (double)flush(w->y[i]) : x;
-}
-
 static void merge(double *target, double part, int is_max) {
     u64 before = __atomic_load_n((u64 *)target, __ATOMIC_RELAXED);
     double after;
@@ -145,11 +140,21 @@ static void merge(double *target, double part, int is_max) {
                                           __ATOMIC_RELAXED));
 }
 
-FUNCTION double largest_size(const Whole *w, i64 begin, i64 end) {
+FUNCTION double largest_size(const float *x, i64 begin, i64 end) {
+    ordinal most = 0;
+#pragma omp simd reduction(max : most)
+    for (i64 i = begin; i < end; ++i) {
+        const ordinal own = size_of(flush(x[i]));
+        most = own > most ? own : most;
+    }
+    return of_size(most);
+}
+
+FUNCTION double largest_product(const float *x, const float *y, i64 begin, i64 end) {
     i64 most = 0;
 #pragma omp simd reduction(max : most)
     for (i64 i = begin; i < end; ++i) {
-        const i64 own = size_of_product(summand(w, i));
+        const i64 own = size_of_product((double)flush(x[i]) * (double)flush(y[i]));
         most = own > most ? own : most;
     }
     return of_size_of_product(most);
@@ -165,23 +170,36 @@ FUNCTION double largest(const Whole *w, i64 begin, i64 end) {
     return of_ordered(most);
 }
 
-FUNCTION double sum(const Whole *w, i64 begin, i64 end) {
+/* The flags are constants where this is called, so that each has a loop of its own. */
+INLINE double sum(const Whole *w, i64 begin, i64 end, int is_product, int is_fine) {
+    const float *x = w->x, *y = w->y;
+    const double coarse = w->coarse, fine = w->fine;
     double total = 0.0;
-    const int is_fine = w->kind == SUM_FINE;
 #pragma omp simd reduction(+ : total)
     for (i64 i = begin; i < end; ++i) {
-        const double x = summand(w, i), kept = on_grid(x, w->coarse);
-        total += is_fine ? on_grid(x - kept, w->fine) : kept;
+        const double a = (double)flush(x[i]), b = is_product ? (double)flush(y[i]) : 1.0;
+        const double kept = is_product ? product_on_grid(a, b, coarse) : on_grid(a, coarse);
+        const double rest = is_product ? product_plus(a, b, -kept) : a - kept;
+        total += is_fine ? on_grid(rest, fine) : kept;
     }
     return total;
+}
+
+FUNCTION double reduced(const Whole *w, i64 begin, i64 end) {
+    if (w->kind == MAX) return largest(w, begin, end);
+    if (w->kind == MAX_ABS && w->y && w->y != w->x) return largest_product(w->x, w->y, begin, end);
+    if (w->kind == MAX_ABS) {
+        const double size = largest_size(w->x, begin, end);
+        return w->y ? size * size : size;
+    }
+    if (w->y) return w->kind == SUM_FINE ? sum(w, begin, end, 1, 1) : sum(w, begin, end, 1, 0);
+    return w->kind == SUM_FINE ? sum(w, begin, end, 0, 1) : sum(w, begin, end, 0, 0);
 }
 
 static void stretch_of_whole(i64 begin, i64 end, void *context) {
     const unsigned theirs = enter(PLAIN);
     Whole *w = (Whole *)context;
-    const double part = w->kind == MAX ? largest(w, begin, end)
-                        : w->kind == MAX_ABS ? largest_size(w, begin, end) : sum(w, begin, end);
-    merge(&w->total, part, w->kind <= MAX_ABS);
+    merge(&w->total, reduced(w, begin, end), w->kind <= MAX_ABS);
     leave(theirs);
 }
 
