@@ -68,8 +68,9 @@ def _is_long(item: pytest.Item) -> bool:
         return name == "test_golden_trajectory" and execution == "torch_single" and row.name not in SLOWLY
     if not row.is_elementwise:  # in torch foreach is single, and one run of each rule's first row is enough
         is_first = row.name == getattr(row.make, "name", "")
-        if execution != "torch_fused" and (not is_first or name == "test_golden_trajectory"):
+        is_golden = name == "test_golden_trajectory"
+        if not (is_first if is_golden else is_first or execution == "torch_fused"):
             return True
-        if execution == "torch_foreach":
+        if execution == "torch_foreach" or (is_golden and execution != "torch_fused"):
             return True
     return executions is None or execution in executions
