@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from trainfn.files import replacing
 from trainfn.rule import Rule, resolve
 from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
@@ -45,7 +46,9 @@ def plot(schedules: Schedules, steps: int, path: str | os.PathLike[str] = "sched
     axes.set(xlabel="step", ylabel="value", xlim=(0, max(steps - 1, 1)))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper left", fontsize="small", frameon=False)
-    return _write(figure, Path(path))
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+    return Path(path)
 
 
 def table(schedules: Schedules, steps: int, rows: int = 11) -> None:
@@ -120,14 +123,3 @@ def _import(module: str) -> Any:
         raise ModuleNotFoundError(
             f"{module.partition('.')[0]} is needed to draw: pip install 'trainfn[train]'.", name=error.name
         ) from error
-
-
-def _write(figure: Any, path: Path) -> Path:
-    """Beside the file first, so that a crash or a full disk leaves an old picture whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(beside, format="png", dpi=150)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
