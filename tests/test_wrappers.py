@@ -202,6 +202,41 @@ def test_what_schedule_free_evaluates_is_what_optax_does() -> None:
             assert_close(reference.eval_params(rule, our_state, ours), theirs)
 
 
+@pytest.mark.parametrize(
+    ("inner", "momentum"),
+    [
+        (tf.adamw(), "adamw has b1 = 0.9"),
+        (tf.chain(tf.clip_by_global_norm(1.0), tf.sgd(momentum=0.5)), "sgd has momentum = 0.5"),
+        (tf.accumulate(tf.lion(b1=tf.constant(0.5)), k=2), r"lion has b1 = constant\(.*"),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_momentum_inside_of_schedule_free_is_warned_of(inner: tf.Rule, momentum: str) -> None:
+    with pytest.warns(UserWarning, match=rf"in place of momentum, and {momentum}: give it \w+ = 0") as warned:
+        tf.schedule_free(inner, lr=0.1)
+    assert [w.filename for w in warned] == [__file__]
+
+
+def test_schedule_free_needs_an_average() -> None:
+    import torch
+
+    import trainfn_torch
+
+    for zero in (0, -0.0, np.float32(0)):
+        with pytest.raises(ValueError, match="schedule_free: b1 = 0 must be above 0"):
+            tf.schedule_free(tf.sgd(), b1=zero)
+    rule, grads = tf.schedule_free(tf.sgd(lr=0.1), b1=tf.constant(0.0)), gradients(2)
+    for params, state in run(rule, grads):
+        assert_close(reference.eval_params(rule, state, params), params, 0.0)
+    p = torch.ones(3, requires_grad=True)
+    optimizer = trainfn_torch.Optimizer([("p", p)], tf.schedule_free(tf.sgd(lr=0.1)))
+    for _ in range(2):
+        optimizer.param_groups[0]["b1"] = 0.0
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert torch.equal(optimizer.eval_params()["p"], p)
+
+
 # -- accumulation ------------------------------------------------------------------------------------------------------
 
 
@@ -269,7 +304,8 @@ def _accumulated(wrap: Callable[[tf.Rule], tf.Rule], inside: Callable[[tf.Rule],
     """Parameters and what is evaluated after windows of 3: of a wrapper around `accumulate`, and inside of it."""
     grads = gradients(12)
     results = []
-    for rule in (wrap(tf.accumulate(tf.adam(lr=0.1), k=3)), tf.accumulate(inside(tf.adam(lr=0.1)), k=3)):
+    adam = tf.adam(lr=0.1, b1=0.0)  # without momentum, as schedule_free wants it
+    for rule in (wrap(tf.accumulate(adam, k=3)), tf.accumulate(inside(adam), k=3)):
         path = run(rule, grads)
         results.append([(p, reference.eval_params(rule, state, p), state.count) for p, state in path])
     return results[0], results[1]

@@ -93,6 +93,7 @@ class Definition:
     defaults: Mapping[str, Any]
     options: frozenset[str]
     state: Any  # the NamedTuple class, or None
+    check: Callable[..., None] | None = None
 
     @property
     def fields(self) -> Mapping[str, type[Value]]:
@@ -176,6 +177,8 @@ class Definition:
             if isinstance(default, bool | int | str) and type(value) is not type(default):
                 raise TypeError(f"{self.name}: the option {name} = {value!r} must be a {type(default).__name__}.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
+        if self.check is not None:
+            self.check(*([] if inner is None else [inner]), **options, **hyper)
         return Link(self, tuple(options.items()), hyper, inner)
 
 
@@ -474,8 +477,15 @@ def check_agreement(rule: Rule, leaves: Iterable[tuple[Leaf, Mapping[str, Any]]]
 # -- definitions -------------------------------------------------------------------------------------------------------
 
 
-def rule(function: Callable[..., Any]) -> Definition:
+@typing.overload
+def rule(function: Callable[..., Any]) -> Definition: ...
+@typing.overload
+def rule(*, check: Callable[..., None]) -> Callable[[Callable[..., Any]], Definition]: ...
+def rule(function: Any = None, *, check: Callable[..., None] | None = None) -> Any:
     """Make a rule of a function; the module's docstring says what its signature means.
+
+    `@rule(check=...)` makes one of which `check`, called with the inner rule if there is one and with hyperparameters
+    and options by name, says what is wrong with them when they are given.
 
     What a rule does to numbers is seen by running it on numpy arrays, one leaf or several by name:
 
@@ -487,6 +497,8 @@ def rule(function: Callable[..., Any]) -> Definition:
 
     `print(myrule())` shows its formulas, `print(myrule().program(Leaf("w", (3, 4))))` those for a matrix.
     """
+    if check is not None:
+        return lambda function: replace(rule(function), check=check)
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"@rule makes a rule of a function, not of {function!r}.")
     name = function.__name__
