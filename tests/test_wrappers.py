@@ -280,6 +280,43 @@ def test_a_gradient_that_is_not_finite_is_left_out(bad: float) -> None:
     assert_close(params, {k: p - 0.5 * (grads[0][k] + grads[2][k]) / 2 for k, p in model().items()})
 
 
+@pytest.mark.parametrize("bad", [np.nan, -1.0, -1e-3, np.inf])
+def test_a_gradient_of_no_sound_weight_is_left_out(bad: float) -> None:
+    grads, rule, params = gradients(6), tf.accumulate(tf.sgd(lr=0.5), k=3), model()
+    state = reference.init(rule, params)
+    for g, w in zip(grads, (2.0, bad, 0.5, bad, bad, bad), strict=True):
+        updates, state = reference.update(rule, state, g, params, weight=w)
+        params = {k: p + updates[k] for k, p in params.items()}
+    assert_close(params, {k: p - 0.5 * (grads[0][k] + grads[2][k]) / 2.5 for k, p in model().items()})
+    assert state.count == 1
+
+
+def test_a_part_that_weighs_nothing_adds_nothing() -> None:
+    """A batch of padding: its gradient is 0, and so is its weight."""
+    g, rule, params = gradients(1)[0], tf.accumulate(tf.sgd(lr=0.5), k=2), model()
+    state = reference.init(rule, params)
+    for x, w in ((g, 2.0), ({k: np.zeros_like(v) for k, v in g.items()}, 0.0)):
+        updates, state = reference.update(rule, state, x, params, weight=w)
+    assert_close(updates, {k: -0.25 * v for k, v in g.items()})
+
+
+def test_a_weight_that_no_rule_divides_by_is_refused() -> None:
+    import torch
+
+    import trainfn_torch
+
+    message = r"adam does not divide the gradient by its weight: put accumulate\(..., k=1\) around it"
+    rule, params = tf.adam(), model()
+    with pytest.raises(ValueError, match=message):
+        reference.update(rule, reference.init(rule, params), gradients(1)[0], params, weight=3.0)
+    p = torch.ones(3, requires_grad=True)
+    optimizer, p.grad = trainfn_torch.Optimizer([p], rule), torch.ones(3)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(weight=3.0)
+    optimizer.step(value=2.0)  # a loss that nobody asks for changes nothing
+    assert optimizer.state[p]["step"] == 1
+
+
 def test_a_window_without_a_finite_gradient_is_no_update() -> None:
     grads = [{k: np.full_like(g, np.inf) for k, g in gs.items()} for gs in gradients(2)] + gradients(2)
     rule = tf.accumulate(tf.adam(lr=0.5), k=2)

@@ -474,6 +474,18 @@ def check_agreement(rule: Rule, leaves: Iterable[tuple[Leaf, Mapping[str, Any]]]
                 )
 
 
+def check_weight(rule: Rule, weight: Any) -> None:
+    """Raise if a loop says of how many losses the gradient is a sum and the rule would leave it one.
+
+    A loss that no rule asks for changes nothing, so loops may supply it to every rule.
+    """
+    if weight is not None and "weight" not in rule.extras:
+        raise ValueError(
+            f"{rule.name} does not divide the gradient by its weight: put accumulate(..., k=1) around it, or supply "
+            "the gradient of a mean, without a weight."
+        )
+
+
 # -- definitions -------------------------------------------------------------------------------------------------------
 
 
