@@ -114,6 +114,33 @@ def test_lookahead_is_that_of_optax() -> None:
             assert_close(reference.eval_params(rule, our_state, ours), params.slow)
 
 
+def test_lookahead_goes_on_where_torch_stops_counting() -> None:
+    import torch
+
+    import trainfn_torch
+
+    ways: list[Any] = []
+    for count in (0.0, 2.0**24):
+        p = torch.ones(2, requires_grad=True)
+        optimizer = trainfn_torch.Optimizer([p], tf.lookahead(tf.sgd(lr=0.1), k=3))
+        ways.append([])
+        for n in range(7):
+            p.grad = torch.full((2,), 1.0 + n)
+            optimizer.step()
+            if n == 0:
+                optimizer.state[p]["step"].fill_(count)
+            ways[-1].append(p.tolist())
+    assert ways[0] == ways[1]
+
+
+def test_lookahead_of_a_k_that_changes() -> None:
+    """A step back whenever the fast weights are at least k updates ahead: after updates 2, 5 and 8."""
+    k = tf.piecewise_constant(values=[2.0, 2.5], boundaries=[2])
+    grads, rule = gradients(8), tf.lookahead(tf.sgd(lr=0.1), k=k, alpha=0.0)
+    back = [t for t, (p, _) in enumerate(run(rule, grads), 1) if all(np.allclose(p[i], x) for i, x in model().items())]
+    assert back == [2, 5, 8]
+
+
 def test_lookahead_may_start_at_the_first_synchronisation() -> None:
     rule, slow, params = tf.lookahead(tf.sgd(lr=0.1), k=3, alpha=0.4, from_first_sync=True), None, model()
     grads = gradients(9)
