@@ -41,8 +41,8 @@ def lookahead(
         every k updates:  slow <- slow + alpha (p - slow);  p <- slow
 
     The slow weights start as the parameter before the first update, as in the paper and optax; `from_first_sync`, as in
-    timm, with the fast ones after k updates.  The inner rule's state stays as it is; k may be a schedule.  p gets the difference to slow as
-    an update, so it may be off by a rounding; slow is not.
+    timm, with the fast ones after k updates.  The inner rule's state stays as it is; k may be a schedule.  p gets the
+    difference to slow as an update, so it may be off by a rounding; slow is not.
     """
     ahead = state.ahead + 1  # torch's count of updates stops at 2^24, and to be due must not stop with it
     is_due = ahead >= k
