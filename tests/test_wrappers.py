@@ -6,7 +6,7 @@ Their bits on every execution, golden trajectories and mutants are those of thei
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.inputs import numbers
 from trainfn import reference
+from trainfn.verbs import apply_if, count_if, global_norm, leaf_norm
 
 Model = dict[str, Any]
 SHAPES = {"w": (6, 5), "b": (7,), "s": ()}
@@ -192,6 +193,13 @@ def test_sam_climbs_nowhere_from_a_gradient_without_direction(bad: float) -> Non
     assert_close(path[1][0], {k: p - 0.1 * second[k] for k, p in model().items()})
 
 
+def test_sam_climbs_by_rho_over_the_norm_and_eps() -> None:
+    g = gradients(1)[0]
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in g.values()))
+    ((params, _),) = run(tf.sam(tf.sgd(), rho=0.3, eps=0.5), [g])
+    assert_close(params, {k: p + 0.3 * g[k] / (norm + 0.5) for k, p in model().items()})
+
+
 def test_sam_brings_back_leaves_that_missed_a_call() -> None:
     import torch
 
@@ -227,6 +235,23 @@ def test_what_schedule_free_evaluates_is_what_optax_does() -> None:
             params = optax.apply_updates(params, updates)
             theirs = optax.contrib.schedule_free_eval_params(state, params)
             assert_close(reference.eval_params(rule, our_state, ours), theirs)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+def test_schedule_free_weighs_by_the_largest_learning_rate_so_far(power: float) -> None:
+    """The paper's three sequences, of a learning rate that starts at 0, rises and falls."""
+    lrs, b1 = [0.0, 0.3, 0.3, 0.1, 0.05, 0.4], 0.8
+    lr = tf.piecewise_constant(values=[0.0, 0.3, 0.1, 0.05, 0.4], boundaries=[1, 3, 4, 5])
+    rule, grads = tf.schedule_free(tf.sgd(lr=lr), b1=b1, weight_lr_power=power), gradients(len(lrs))
+    x, z, total = model(), model(), 0.0
+    for t, (params, state) in enumerate(run(rule, grads)):
+        weight = max(lrs[: t + 1]) ** power
+        total += weight
+        c = weight / total if total else 0.0
+        z = {k: z[k] - lrs[t] * grads[t][k] for k in z}
+        x = {k: (1 - c) * x[k] + c * z[k] for k in x}
+        assert_close(params, {k: b1 * x[k] + (1 - b1) * z[k] for k in x})
+        assert_close(reference.eval_params(rule, state, params), x)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +389,11 @@ def test_a_rule_inside_that_skips_does_not_stop_the_window() -> None:
     assert_same_bits(path[-1][0], expected[0], "the window after")
 
 
+def test_a_window_of_two_and_a_half_calls_has_three() -> None:
+    path = run(tf.accumulate(tf.sgd(lr=0.5), k=tf.constant(2.5)), gradients(7))
+    assert [state.count for _, state in path] == [0, 0, 1, 1, 1, 2, 2]
+
+
 def _accumulated(wrap: Callable[[tf.Rule], tf.Rule], inside: Callable[[tf.Rule], tf.Rule]) -> tuple[Any, Any]:
     """Parameters and what is evaluated after windows of 3: of a wrapper around `accumulate`, and inside of it."""
     grads = gradients(12)
@@ -400,6 +430,46 @@ def test_leaves_thaw_while_others_accumulate() -> None:
     rule = tf.unfreeze(tf.accumulate(tf.sgd(lr=0.1), k=2), start=3)
     counts = [state.count for _, state in run(rule, gradients(7))]
     assert counts == [1, 2, 3, 3, 4, 4, 5]
+
+
+def test_what_a_rule_inside_skips_while_it_waits_counts() -> None:
+    """It would skip the gradients of calls 1 and 4, and waits in the first."""
+    rule, grads = tf.unfreeze(tf.skip_if_not_finite(tf.sgd(lr=0.1)), start=2), gradients(5)
+    for n in (0, 3):
+        grads[n]["b"][2] = np.inf
+    path = run(rule, grads)
+    assert [state.count for _, state in path] == [1, 2, 3, 3, 4]
+    assert_close(path[-1][0], {k: p - 0.1 * (grads[2][k] + grads[4][k]) for k, p in model().items()})
+
+
+@pytest.mark.parametrize("rule", [tf.unfreeze(tf.sgd(), start=1), tf.accumulate(tf.sgd(), k=2)], ids=lambda r: r.name)
+def test_a_rule_that_waits_changes_not_even_the_sign_of_zero(rule: tf.Rule) -> None:
+    params, g = {"w": np.full(3, -0.0, np.float32)}, {"w": np.ones(3, np.float32)}
+    updates, _ = reference.update(rule, reference.init(rule, params), g, params)
+    assert_same_bits({"p": params["w"] + updates["w"]}, {"p": params["w"]})
+
+
+class Size(NamedTuple):
+    n: tf.LeafScalar
+
+
+@tf.rule
+def gated(inner: Any, g: Any, *, counts: tf.Static[bool], whole: tf.Static[bool]) -> Any:
+    verb, norm = (count_if if counts else apply_if), (global_norm if whole else leaf_norm)
+    return verb(norm(g) < 1, inner(g))
+
+
+@tf.rule
+def gated_by_state(inner: Any, state: Size, g: Any, *, counts: tf.Static[bool]) -> Any:
+    return (count_if if counts else apply_if)(state.n < 1, inner(g)), Size(state.n + 1)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_one_leaf_does_not_decide_for_the_model(counts: bool) -> None:
+    for rule in (gated(tf.sgd(), counts=counts, whole=False), gated_by_state(tf.sgd(), counts=counts)):
+        with pytest.raises(tf.TraceError, match=r"decides for the whole model and was given a condition of one leaf"):
+            rule.program()
+    assert gated(tf.sgd(), counts=counts, whole=True).program()
 
 
 # -- freezing ----------------------------------------------------------------------------------------------------------

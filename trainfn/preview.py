@@ -69,8 +69,8 @@ def leaves(rule: Rule, params: Any) -> None:
     """Print for each leaf of a model its rule and hyperparameters.
 
     `params` are `model.named_parameters()` in torch; in JAX dictionaries of arrays, nested with others and with lists
-    and tuples, or for other trees `trainfn_jax.named_leaves(params)`.  Instead of an array its shape will do, a tuple.  The names
-    are those the optimizer will see.
+    and tuples, or for other trees `trainfn_jax.named_leaves(params)`.  Instead of an array its shape will do, a tuple.
+    The names are those the optimizer will see.
     """
     known = [Leaf(name, shape) for name, shape in _shapes("", params)]
     rule.check_policies(known)
