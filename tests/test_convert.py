@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -511,6 +513,21 @@ def test_a_partition_goes_on_by_other_names() -> None:
     _assert_same(snapshot(state, there, second.params), known)
 
 
+def test_a_partition_is_given_again_for_other_names() -> None:
+    rule = tf.partition({"*.bias": tf.sgd(momentum=0.9), "*.weight": tf.adamw()})
+    known = _train(Torch(_params(np.float32), _ours_in_torch(rule)), range(1), np.float32).snapshot()
+    remedy = r" Give the rule as it is for the new ones: renamed\(layout, rule\)\."
+    with pytest.raises(ValueError, match=rf"leaf 'layers_0/kernel' .* is none of '\*\.bias', .*{remedy}"):
+        known.renamed(LAYOUT)
+    message = "leaf '0.weight' has a state of adamw, and 'b.bias' is updated by sgd"
+    with pytest.raises(ValueError, match=message + r"\." + remedy):
+        known.renamed({"0.weight": "b.bias", "2.weight": "2.weight", "0.bias": "0.bias"})
+    with pytest.raises(ValueError, match=r"a state of sgd, and '2\.weight' is updated by adamw"):
+        known.renamed({"0.weight": "0.weight", "2.weight": "x.weight", "0.bias": "2.weight"}, rule)
+    there = tf.partition({"*/bias": tf.sgd(momentum=0.9), "*/kernel": tf.adamw()})
+    assert known.renamed(LAYOUT, there).leaves.keys() == {"layers_0/kernel", "layers_0/bias", "layers_2/kernel"}
+
+
 # -- layouts -----------------------------------------------------------------------------------------------------------
 
 
@@ -556,6 +573,54 @@ def test_a_file_holds_a_snapshot(tmp_path_factory: Any, drawn: tuple[Snapshot, A
     _assert_same(Snapshot.load(path, drawn[0].rule), drawn[0])
     with pytest.raises(ValueError, match="holds a state of sgd, and this is adam"):
         Snapshot.load(path, tf.adam())
+
+
+def _small() -> Snapshot:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    names = ("a", "a.npy", "snapshot.json", "0")
+    return Snapshot(tf.lion(), 3, {k: LeafState(3, (2, 3), {"m": x + i}) for i, k in enumerate(names)}, {})
+
+
+def test_names_in_a_file_do_not_collide(tmp_path: Path) -> None:
+    _small().save(tmp_path / "state")
+    _assert_same(Snapshot.load(tmp_path / "state", tf.lion()), _small())
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, writes = tmp_path / "state.npz", []
+    _small().at(7).save(path)
+
+    def run_out_of_space(file: Any, x: Any, **options: Any) -> None:
+        writes.append(file.write(x.tobytes()))
+        if len(writes) == 2:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(convert, "write_array", run_out_of_space)
+    with pytest.raises(OSError, match="no space"):
+        _small().save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.npz"]
+    _assert_same(Snapshot.load(path, tf.lion()), _small().at(7))
+
+
+def test_what_is_no_file_of_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "state.npz"
+    _small().save(path)
+    whole = path.read_bytes()
+    at = whole.index(np.float32(4).tobytes())
+    damaged = whole[:at] + b"?" + whole[at + 1 :]
+    for content in (b"", b"text", whole[:-30], whole[: len(whole) // 2], damaged):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"state.npz is no whole file that Snapshot.save wrote: \S+"):
+            Snapshot.load(path, tf.lion())
+    np.savez(path, a=np.ones(2))
+    with pytest.raises(ValueError, match=r"no whole file that Snapshot.save wrote: .*no item named 'snapshot.json'"):
+        Snapshot.load(path, tf.lion())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("snapshot.json", '{"version": 2, "tensors": {}, "arrays": 3}')
+    with pytest.raises(ValueError, match=r"saved in version 2 of the format, and this trainfn reads version 1"):
+        Snapshot.load(path, tf.lion())
+    with pytest.raises(FileNotFoundError):
+        Snapshot.load(tmp_path / "missing", tf.lion())
 
 
 class Factored(NamedTuple):
@@ -645,6 +710,46 @@ def test_what_is_factored_along_other_axes_does_not_follow() -> None:
         run.snapshot().renamed({"kernel": ("kernel", (2, 3, 1, 0))})
 
 
+def test_muon_counts_outputs_along_another_axis_of_a_transposed_leaf() -> None:
+    params = {"w": numbers(1, (4, 3)), "b": numbers(2, (3,))}
+    layout: Mapping[str, convert.Place] = {"w": ("kernel", (1, 0)), "b": "bias"}
+    run = Torch(params, _ours_in_torch(tf.muon()))
+    run.step(params)
+    known = run.snapshot()
+    message = (
+        r"leaf 'w': muon\(out_axis = {}\) sets axis {} apart, which is axis {} of '{}', where "
+        r"muon\(out_axis = {}\) sets axis {} apart\."
+    )
+    with pytest.raises(ValueError, match=message.format(0, 0, 1, "kernel", 0, 0) + r" Give .*renamed\(layout, rule\)"):
+        known.renamed(layout)
+    with pytest.raises(ValueError, match=message.format(0, 0, 0, "v", -1, 1)):
+        known.renamed({"w": "v", "b": "b"}, tf.muon(out_axis=-1))
+    with pytest.raises(ValueError, match=message.format(0, 0, 0, "w", -1, 1)):
+        Torch(params, _ours_in_torch(tf.muon(out_axis=-1))).load(known)
+    there = known.renamed(layout, tf.muon(out_axis=-1))
+    ours = Torch(convert.rearranged(run.arrays(), layout), _ours_in_torch(tf.muon(out_axis=-1))).load(there)
+    for one, grads in ((run, params), (ours, convert.rearranged(params, layout))):
+        one.step(grads)
+    for name, x in convert.rearranged(run.arrays(), layout).items():
+        np.testing.assert_allclose(ours.arrays()[name], x, rtol=1e-5)
+    with pytest.raises(ValueError, match="where"):
+        there.renamed(convert.inverse(layout))
+    _assert_same(there.renamed(convert.inverse(layout), tf.muon()), known)
+
+
+def test_a_factored_state_goes_on_under_options_for_the_other_order() -> None:
+    """Along the longest axes, wherever a layout puts them."""
+    longest, layout = tf.adafactor(largest_axes=True), {"w": ("w", (2, 3, 0, 1))}
+    params = {"w": numbers(1, (2, 2, 6, 5)).astype(float)}
+    here = Torch(params, _ours_in_torch(tf.adafactor()))
+    there = Torch(convert.rearranged(params, layout), _ours_in_torch(longest))
+    for run in (here, there):
+        run.step(run.arrays())
+    _assert_same(here.snapshot().renamed(layout, longest), there.snapshot(), within=1e-12)
+    with pytest.raises(ValueError, match="the rule works along other axes then"):
+        here.snapshot().renamed(layout)
+
+
 def test_patterns() -> None:
     layout = convert.patterns((r"(\d+)\.weight", r"layers_\1/kernel", (1, 0)), (r"(\d+)\.bias", r"layers_\1/bias"))
     assert {name: layout(name) for name in LAYOUT} == LAYOUT
@@ -689,7 +794,40 @@ def test_torchs_modules_in_flax() -> None:
     params = tree(convert.rearranged(arrays(layers.named_parameters()), layout), like)
     np.testing.assert_allclose(Flax().apply({"params": params}, tokens), expected, atol=1e-6)
     assert flax_layout(layers[4], path=lambda module: "out")["weight"] == ("out/kernel", (1, 0))
-    assert "in_proj_weight" not in flax_layout(torch.nn.MultiheadAttention(4, 2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_transposed_convolutions_in_flax(n: int) -> None:
+    import torch
+    from flax import linen as nn
+
+    from trainfn_torch.convert import arrays, flax_layout
+
+    kernel = (3, 2, 1)[:n]
+    layer = getattr(torch.nn, f"ConvTranspose{n}d")(4, 6, kernel, stride=2)
+    x = numbers(1, (2, 4, 5, 3, 2)[: n + 2])
+    expected = layer(torch.tensor(x)).movedim(1, -1).detach().numpy()
+    params = convert.rearranged(arrays(layer.named_parameters()), flax_layout(layer))
+    flax = nn.ConvTranspose(6, kernel, strides=(2,) * n, padding="VALID", transpose_kernel=True)
+    ours = flax.apply({"params": params}, np.moveaxis(x, 1, -1))[tuple(map(slice, (None, *expected.shape[1:])))]
+    np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_has_no_layout_in_flax() -> None:
+    import torch
+
+    from trainfn_torch.convert import arrays, flax_layout
+
+    layer = torch.nn.TransformerEncoderLayer(4, 2, 8)
+    layout = flax_layout(layer)
+    assert layout["linear1.weight"] == ("linear1/kernel", (1, 0))
+    with pytest.raises(ValueError, match=r"no place for 'self_attn.in_proj_weight': the layer 'self_attn' is torch's"):
+        convert.rearranged(arrays(layer.named_parameters()), layout)
+    with pytest.raises(ValueError, match=r"no place for 'self_attn.in_proj_weight'"):
+        convert.inverse(layout)
+    own = {name: name for name in layout if name.startswith("self_attn.")}
+    assert convert.rearranged(arrays(layer.named_parameters()), layout | own).keys() >= own.keys()
+    assert "the layer 'model' is" in str(flax_layout(torch.nn.MultiheadAttention(4, 2))["in_proj_weight"])
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -766,6 +904,21 @@ def test_counts_are_exact_or_refused() -> None:
     run.optimizer.state[run.params["0.bias"]]["step"] = torch.tensor(1.5)
     with pytest.raises(ValueError, match=r"updates of 0.bias is 1.5, which is no whole number"):
         run.snapshot()
+
+
+@pytest.mark.parametrize("step", [-5, 2.5, float("nan"), True, "3", None])
+def test_what_is_no_count_of_updates(step: Any) -> None:
+    with pytest.raises(ValueError, match=f"snapshot.at takes a count of updates, .* not {step!r}"):
+        _small().at(step)
+    with pytest.raises(ValueError, match="leaf 'a': -1 is no count of updates"):
+        Snapshot(tf.lion(), 3, {"a": LeafState(-1, (), {})}, {})
+    assert type(_small().at(np.int64(5)).updates) is int  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "float", np.int32])
+def test_what_state_is_not_cast_to(dtype: Any) -> None:
+    with pytest.raises(ValueError, match="cast to float64, float32, float16, bfloat16, not to "):
+        _small().cast(dtype)
 
 
 # -- what does not fit -------------------------------------------------------------------------------------------------
@@ -876,6 +1029,76 @@ def test_a_state_of_another_rule() -> None:
         Jax(params, optax.adam(0.1)).snapshot(tf.adagrad())
     with pytest.raises(ValueError, match=r"the state of '0\.weight' holds exp_avg, which is nothing of sgd"):
         Torch(params, _torch_adamw).load(known).snapshot(rule=tf.sgd(momentum=0.9))
+
+
+def _adamw(amsgrad: bool, ours: bool) -> Callable[[Any], Any]:
+    import torch
+
+    return _ours_in_torch(tf.adamw(amsgrad=amsgrad)) if ours else lambda p: torch.optim.AdamW(p, amsgrad=amsgrad)
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["torch", "ours"])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_state_of_other_options(amsgrad: bool, ours: bool) -> None:
+    params = _params(np.float32)
+    known = _train(Torch(params, _adamw(amsgrad, ours)), range(1), np.float32).snapshot()
+    target = _train(Torch(params, _adamw(not amsgrad, ours)), range(2), np.float32)
+    before = target.snapshot()
+    message = (
+        f"state of adamw that keeps m, v.* here it keeps m, v.*: amsgrad is {amsgrad} there and {not amsgrad} here"
+    )
+    with pytest.raises(ValueError, match=message):
+        target.load(known)
+    _assert_same(target.snapshot(), before)
+
+
+def test_groups_that_keep_unlike_things() -> None:
+    import torch
+
+    params = _params(np.float32)
+
+    def made(named: Any, momenta: tuple[float, float] = (0.9, 0.0)) -> Any:
+        groups = [{"params": some, "momentum": m} for some, m in zip((named[:1], named[1:]), momenta, strict=True)]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    theirs = _train(Torch(params, made), range(2), np.float32)
+    message = (
+        r"leaf '0\.bias' has a state of sgd that keeps buf, and here it keeps nothing: momentum is a number there and "
+        r"None here\. It is in parameter group 1, .* rule=partition"
+    )
+    with pytest.raises(ValueError, match=message):
+        theirs.snapshot()
+    with pytest.raises(ValueError, match=message):
+        Torch(params, made).load(_train(Torch(params, _sgd(momentum=0.9)), range(2), np.float32).snapshot())
+    rule = tf.partition({"0.weight": tf.sgd(lr=0.1, momentum=0.9)}, otherwise=tf.sgd(lr=0.1))
+    known = theirs.snapshot(rule=rule)
+    assert [list(leaf.values) for leaf in known.leaves.values()] == [["buf"], [], []]
+    there = Torch(theirs.arrays(), made).load(known)
+    ours = Torch(theirs.arrays(), _ours_in_torch(rule)).load(known.at(2))
+    for run in (theirs, there, ours):
+        _train(run, range(2, 3), np.float32)
+    assert_same_bits(there.arrays(), theirs.arrays())
+    for name, p in theirs.arrays().items():
+        np.testing.assert_allclose(ours.arrays()[name], p, rtol=1e-5)
+    unlike = _train(Torch(params, lambda named: made(named, (0.9, 0.5))), range(1), np.float32)
+    assert {tuple(leaf.values) for leaf in unlike.snapshot().leaves.values()} == {("buf",)}
+
+
+def test_a_state_in_jax_says_whose_it_is() -> None:
+    """optax's says nothing: its adam and adamw have one."""
+    import optax
+
+    import trainfn_jax
+    from trainfn_jax.convert import snapshot
+
+    params = _params(np.float32)
+    known = _train(Torch(params, _torch_adamw), range(1), np.float32).snapshot()
+    with pytest.raises(ValueError, match=r"state is one of adam, and the rule is adamw\. .*snapshot.of\(rule\)"):
+        _jax(tf.chain(tf.clip_by_global_norm(1.0), tf.adam()), params).load(known)
+    with pytest.raises(ValueError, match="the state is one of adam, and the rule is adamw"):
+        snapshot(trainfn_jax.transform(tf.adam()).init(params), tf.adamw(), params)
+    for tx, rule in ((trainfn_jax.transform(tf.adam()), tf.adam()), (optax.adam(0.1), tf.adamw())):
+        _assert_same(Jax(params, tx).load(known.of(rule)).snapshot(rule), known)
 
 
 def test_numbers_of_the_model_that_do_not_fit() -> None:

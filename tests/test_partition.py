@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -77,6 +77,51 @@ def test_each_leaf_is_updated_as_by_its_own_rule() -> None:
         assert_same_bits(
             {k: together[f"{k}/p"] for k in own}, {k: alone[f"{k}/p"] for k in own}, f"the leaves of {part}"
         )
+
+
+class OfArray(NamedTuple):
+    x: tf.Array
+
+
+class OfLeaf(NamedTuple):
+    x: tf.LeafScalar
+
+
+@tf.rule
+def summed(state: OfArray, g: Any) -> Any:
+    x = state.x + g
+    return -x, OfArray(x)
+
+
+@tf.rule
+def counted(state: OfLeaf, g: Any) -> Any:
+    return -g / (state.x + 1), OfLeaf(state.x + 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(lambda: tf.dog(lr=0.5), lambda: tf.dog(lr=0.5)), (summed, counted)],
+    ids=["numbers_of_the_model", "one_word_for_unlike_things"],
+)
+@pytest.mark.parametrize("execution", ["reference", "torch_fused", "jax_jit"])
+def test_states_of_one_name_are_kept_apart(first: Any, second: Any, execution: str) -> None:
+    params, grads = inputs()
+    whole = tf.partition({"0.*": first(), "1.*": second()}, otherwise=tf.frozen())
+    together = EXECUTIONS[execution](whole, params, grads)[-1]
+    for part, rule in (("0", first()), ("1", second())):
+        own = [k for k in params if k.startswith(f"{part}.")]
+        alone = run_reference(rule, {k: params[k] for k in own}, [{k: g[k] for k in own} for g in grads])[-1]
+        assert_same_bits(
+            {k: together[f"{k}/p"] for k in own}, {k: alone[f"{k}/p"] for k in own}, f"the leaves of {part}"
+        )
+    assert len({f.name for f in whole.fields}) == len(whole.fields)
+
+
+def test_numbers_summed_over_the_model_may_be_of_each_leaf() -> None:
+    """A decay of its own enters prodigy's distance by way of the gradients, which are summed."""
+    rule = tf.chain(tf.coupled_weight_decay(tf.by_leaf({"*.bias": 0.0}, otherwise=0.5)), tf.prodigy())
+    for name in ("reference", "torch_fused", "jax_jit"):
+        assert len(EXECUTIONS[name](rule, *inputs(1))) == 1
 
 
 def test_reductions_after_a_partition_are_over_the_whole_model_again() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -65,6 +65,42 @@ def test_a_table_of_who_gets_what(capsys: pytest.CaptureFixture[str], monkeypatc
     assert re.search(r"│ embed/w +│ 7 x 3 +│ sgd +│", capsys.readouterr().out)
     with pytest.raises(ValueError, match="is no leaf of this model"):
         preview.leaves(rule, {"head.bias": (2,)})
+
+
+class Pair(NamedTuple):
+    kernel: Any
+    bias: Any
+
+
+def test_leaves_of_what_each_library_has(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import jax.numpy as jnp
+    import torch
+
+    import trainfn_jax
+
+    def shown(params: Any) -> str:
+        preview.leaves(tf.adamw(weight_decay=tf.by_leaf({"*bias": 0.0}, otherwise=0.1)), params)
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("COLUMNS", "200")
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    assert shown(module.named_parameters()) == shown(dict(module.named_parameters()))
+    assert shown(list(module.named_parameters())) == shown({k: p.shape for k, p in module.named_parameters()})
+    tree = {"layers": [{"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, {"bias": None}], "scale": jnp.ones(())}
+    text = shown(tree)
+    assert sorted(text.splitlines()) == sorted(shown(trainfn_jax.named_leaves(tree)).splitlines())
+    assert re.search(r"│ layers/0/bias +│ 3 +│ adamw +│ .*, weight_decay=0 +│", text)
+    assert shown({"a": {"bias": (2,)}, "b": ()}) == shown({"a/bias": (2,), "b": ()})
+    assert shown({"a": Pair(jnp.ones(2), jnp.ones(3))}) == shown({"a/kernel": (2,), "a/bias": (3,)})
+    assert shown([jnp.ones(2), {"bias": (3,)}]) == shown({"0": (2,), "1/bias": (3,)})
+    for params, what in (
+        (module, r"these are Sequential\("),
+        (module.parameters(), "these are <generator"),
+        ({"a": {"bias": 3.0}}, "'a/bias' is 3.0"),
+        ({"a": "text"}, "'a' is 'text'"),
+    ):
+        with pytest.raises(TypeError, match=rf"{what}(.|\n)*, and leaves are wanted by name, .*named_parameters\(\)"):
+            shown(params)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Their bits on every execution, golden trajectories and mutants are those of thei
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import trainfn as tf
 from tests.bits import assert_same_bits
 from tests.inputs import numbers
 from trainfn import reference
+from trainfn.verbs import apply_if, count_if, global_norm, leaf_norm
 
 Model = dict[str, Any]
 SHAPES = {"w": (6, 5), "b": (7,), "s": ()}
@@ -114,6 +115,33 @@ def test_lookahead_is_that_of_optax() -> None:
             assert_close(reference.eval_params(rule, our_state, ours), params.slow)
 
 
+def test_lookahead_goes_on_where_torch_stops_counting() -> None:
+    import torch
+
+    import trainfn_torch
+
+    ways: list[Any] = []
+    for count in (0.0, 2.0**24):
+        p = torch.ones(2, requires_grad=True)
+        optimizer = trainfn_torch.Optimizer([p], tf.lookahead(tf.sgd(lr=0.1), k=3))
+        ways.append([])
+        for n in range(7):
+            p.grad = torch.full((2,), 1.0 + n)
+            optimizer.step()
+            if n == 0:
+                optimizer.state[p]["step"].fill_(count)
+            ways[-1].append(p.tolist())
+    assert ways[0] == ways[1]
+
+
+def test_lookahead_of_a_k_that_changes() -> None:
+    """A step back whenever the fast weights are at least k updates ahead: after updates 2, 5 and 8."""
+    k = tf.piecewise_constant(values=[2.0, 2.5], boundaries=[2])
+    grads, rule = gradients(8), tf.lookahead(tf.sgd(lr=0.1), k=k, alpha=0.0)
+    back = [t for t, (p, _) in enumerate(run(rule, grads), 1) if all(np.allclose(p[i], x) for i, x in model().items())]
+    assert back == [2, 5, 8]
+
+
 def test_lookahead_may_start_at_the_first_synchronisation() -> None:
     rule, slow, params = tf.lookahead(tf.sgd(lr=0.1), k=3, alpha=0.4, from_first_sync=True), None, model()
     grads = gradients(9)
@@ -165,6 +193,13 @@ def test_sam_climbs_nowhere_from_a_gradient_without_direction(bad: float) -> Non
     assert_close(path[1][0], {k: p - 0.1 * second[k] for k, p in model().items()})
 
 
+def test_sam_climbs_by_rho_over_the_norm_and_eps() -> None:
+    g = gradients(1)[0]
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in g.values()))
+    ((params, _),) = run(tf.sam(tf.sgd(), rho=0.3, eps=0.5), [g])
+    assert_close(params, {k: p + 0.3 * g[k] / (norm + 0.5) for k, p in model().items()})
+
+
 def test_sam_brings_back_leaves_that_missed_a_call() -> None:
     import torch
 
@@ -200,6 +235,58 @@ def test_what_schedule_free_evaluates_is_what_optax_does() -> None:
             params = optax.apply_updates(params, updates)
             theirs = optax.contrib.schedule_free_eval_params(state, params)
             assert_close(reference.eval_params(rule, our_state, ours), theirs)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+def test_schedule_free_weighs_by_the_largest_learning_rate_so_far(power: float) -> None:
+    """The paper's three sequences, of a learning rate that starts at 0, rises and falls."""
+    lrs, b1 = [0.0, 0.3, 0.3, 0.1, 0.05, 0.4], 0.8
+    lr = tf.piecewise_constant(values=[0.0, 0.3, 0.1, 0.05, 0.4], boundaries=[1, 3, 4, 5])
+    rule, grads = tf.schedule_free(tf.sgd(lr=lr), b1=b1, weight_lr_power=power), gradients(len(lrs))
+    x, z, total = model(), model(), 0.0
+    for t, (params, state) in enumerate(run(rule, grads)):
+        weight = max(lrs[: t + 1]) ** power
+        total += weight
+        c = weight / total if total else 0.0
+        z = {k: z[k] - lrs[t] * grads[t][k] for k in z}
+        x = {k: (1 - c) * x[k] + c * z[k] for k in x}
+        assert_close(params, {k: b1 * x[k] + (1 - b1) * z[k] for k in x})
+        assert_close(reference.eval_params(rule, state, params), x)
+
+
+@pytest.mark.parametrize(
+    ("inner", "momentum"),
+    [
+        (tf.adamw(), "adamw has b1 = 0.9"),
+        (tf.chain(tf.clip_by_global_norm(1.0), tf.sgd(momentum=0.5)), "sgd has momentum = 0.5"),
+        (tf.accumulate(tf.lion(b1=tf.constant(0.5)), k=2), r"lion has b1 = constant\(.*"),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_momentum_inside_of_schedule_free_is_warned_of(inner: tf.Rule, momentum: str) -> None:
+    with pytest.warns(UserWarning, match=rf"in place of momentum, and {momentum}: give it \w+ = 0") as warned:
+        tf.schedule_free(inner, lr=0.1)
+    assert [w.filename for w in warned] == [__file__]
+
+
+def test_schedule_free_needs_an_average() -> None:
+    import torch
+
+    import trainfn_torch
+
+    for zero in (0, -0.0, np.float32(0)):
+        with pytest.raises(ValueError, match="schedule_free: b1 = 0 must be above 0"):
+            tf.schedule_free(tf.sgd(), b1=zero)
+    rule, grads = tf.schedule_free(tf.sgd(lr=0.1), b1=tf.constant(0.0)), gradients(2)
+    for params, state in run(rule, grads):
+        assert_close(reference.eval_params(rule, state, params), params, 0.0)
+    p = torch.ones(3, requires_grad=True)
+    optimizer = trainfn_torch.Optimizer([("p", p)], tf.schedule_free(tf.sgd(lr=0.1)))
+    for _ in range(2):
+        optimizer.param_groups[0]["b1"] = 0.0
+        p.grad = torch.ones(3)
+        optimizer.step()
+    assert torch.equal(optimizer.eval_params()["p"], p)
 
 
 # -- accumulation ------------------------------------------------------------------------------------------------------
@@ -245,6 +332,43 @@ def test_a_gradient_that_is_not_finite_is_left_out(bad: float) -> None:
     assert_close(params, {k: p - 0.5 * (grads[0][k] + grads[2][k]) / 2 for k, p in model().items()})
 
 
+@pytest.mark.parametrize("bad", [np.nan, -1.0, -1e-3, np.inf])
+def test_a_gradient_of_no_sound_weight_is_left_out(bad: float) -> None:
+    grads, rule, params = gradients(6), tf.accumulate(tf.sgd(lr=0.5), k=3), model()
+    state = reference.init(rule, params)
+    for g, w in zip(grads, (2.0, bad, 0.5, bad, bad, bad), strict=True):
+        updates, state = reference.update(rule, state, g, params, weight=w)
+        params = {k: p + updates[k] for k, p in params.items()}
+    assert_close(params, {k: p - 0.5 * (grads[0][k] + grads[2][k]) / 2.5 for k, p in model().items()})
+    assert state.count == 1
+
+
+def test_a_part_that_weighs_nothing_adds_nothing() -> None:
+    """A batch of padding: its gradient is 0, and so is its weight."""
+    g, rule, params = gradients(1)[0], tf.accumulate(tf.sgd(lr=0.5), k=2), model()
+    state = reference.init(rule, params)
+    for x, w in ((g, 2.0), ({k: np.zeros_like(v) for k, v in g.items()}, 0.0)):
+        updates, state = reference.update(rule, state, x, params, weight=w)
+    assert_close(updates, {k: -0.25 * v for k, v in g.items()})
+
+
+def test_a_weight_that_no_rule_divides_by_is_refused() -> None:
+    import torch
+
+    import trainfn_torch
+
+    message = r"adam does not divide the gradient by its weight: put accumulate\(..., k=1\) around it"
+    rule, params = tf.adam(), model()
+    with pytest.raises(ValueError, match=message):
+        reference.update(rule, reference.init(rule, params), gradients(1)[0], params, weight=3.0)
+    p = torch.ones(3, requires_grad=True)
+    optimizer, p.grad = trainfn_torch.Optimizer([p], rule), torch.ones(3)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(weight=3.0)
+    optimizer.step(value=2.0)  # a loss that nobody asks for changes nothing
+    assert optimizer.state[p]["step"] == 1
+
+
 def test_a_window_without_a_finite_gradient_is_no_update() -> None:
     grads = [{k: np.full_like(g, np.inf) for k, g in gs.items()} for gs in gradients(2)] + gradients(2)
     rule = tf.accumulate(tf.adam(lr=0.5), k=2)
@@ -265,11 +389,17 @@ def test_a_rule_inside_that_skips_does_not_stop_the_window() -> None:
     assert_same_bits(path[-1][0], expected[0], "the window after")
 
 
+def test_a_window_of_two_and_a_half_calls_has_three() -> None:
+    path = run(tf.accumulate(tf.sgd(lr=0.5), k=tf.constant(2.5)), gradients(7))
+    assert [state.count for _, state in path] == [0, 0, 1, 1, 1, 2, 2]
+
+
 def _accumulated(wrap: Callable[[tf.Rule], tf.Rule], inside: Callable[[tf.Rule], tf.Rule]) -> tuple[Any, Any]:
     """Parameters and what is evaluated after windows of 3: of a wrapper around `accumulate`, and inside of it."""
     grads = gradients(12)
     results = []
-    for rule in (wrap(tf.accumulate(tf.adam(lr=0.1), k=3)), tf.accumulate(inside(tf.adam(lr=0.1)), k=3)):
+    adam = tf.adam(lr=0.1, b1=0.0)  # without momentum, as schedule_free wants it
+    for rule in (wrap(tf.accumulate(adam, k=3)), tf.accumulate(inside(adam), k=3)):
         path = run(rule, grads)
         results.append([(p, reference.eval_params(rule, state, p), state.count) for p, state in path])
     return results[0], results[1]
@@ -300,6 +430,46 @@ def test_leaves_thaw_while_others_accumulate() -> None:
     rule = tf.unfreeze(tf.accumulate(tf.sgd(lr=0.1), k=2), start=3)
     counts = [state.count for _, state in run(rule, gradients(7))]
     assert counts == [1, 2, 3, 3, 4, 4, 5]
+
+
+def test_what_a_rule_inside_skips_while_it_waits_counts() -> None:
+    """It would skip the gradients of calls 1 and 4, and waits in the first."""
+    rule, grads = tf.unfreeze(tf.skip_if_not_finite(tf.sgd(lr=0.1)), start=2), gradients(5)
+    for n in (0, 3):
+        grads[n]["b"][2] = np.inf
+    path = run(rule, grads)
+    assert [state.count for _, state in path] == [1, 2, 3, 3, 4]
+    assert_close(path[-1][0], {k: p - 0.1 * (grads[2][k] + grads[4][k]) for k, p in model().items()})
+
+
+@pytest.mark.parametrize("rule", [tf.unfreeze(tf.sgd(), start=1), tf.accumulate(tf.sgd(), k=2)], ids=lambda r: r.name)
+def test_a_rule_that_waits_changes_not_even_the_sign_of_zero(rule: tf.Rule) -> None:
+    params, g = {"w": np.full(3, -0.0, np.float32)}, {"w": np.ones(3, np.float32)}
+    updates, _ = reference.update(rule, reference.init(rule, params), g, params)
+    assert_same_bits({"p": params["w"] + updates["w"]}, {"p": params["w"]})
+
+
+class Size(NamedTuple):
+    n: tf.LeafScalar
+
+
+@tf.rule
+def gated(inner: Any, g: Any, *, counts: tf.Static[bool], whole: tf.Static[bool]) -> Any:
+    verb, norm = (count_if if counts else apply_if), (global_norm if whole else leaf_norm)
+    return verb(norm(g) < 1, inner(g))
+
+
+@tf.rule
+def gated_by_state(inner: Any, state: Size, g: Any, *, counts: tf.Static[bool]) -> Any:
+    return (count_if if counts else apply_if)(state.n < 1, inner(g)), Size(state.n + 1)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_one_leaf_does_not_decide_for_the_model(counts: bool) -> None:
+    for rule in (gated(tf.sgd(), counts=counts, whole=False), gated_by_state(tf.sgd(), counts=counts)):
+        with pytest.raises(tf.TraceError, match=r"decides for the whole model and was given a condition of one leaf"):
+            rule.program()
+    assert gated(tf.sgd(), counts=counts, whole=True).program()
 
 
 # -- freezing ----------------------------------------------------------------------------------------------------------

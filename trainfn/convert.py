@@ -13,20 +13,36 @@ turns such a layout around, `patterns` makes one of regular expressions, and `re
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import json
+import numbers
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.lib.format import read_array, write_array
 
+from trainfn.files import replacing
 from trainfn.rule import Definition, Field, Rule
 from trainfn.trace import Array, Graph, Leaf
-from trainfn.tracing import walk_structures
+from trainfn.tracing import Structure, ask_state, walk_structures
 
 Numbers = np.ndarray[Any, Any]
-Place = str | tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class NoPlace:
+    """In a layout: that a leaf is nothing on the other side which another name and order of axes could say, and why."""
+
+    why: str
+
+
+Place = str | tuple[str, tuple[int, ...]] | NoPlace
 Layout = Mapping[str, Place] | Callable[[str], Place | None]
 
 # numpy has no bfloat16: such arrays hold its bits, which lose nothing and are moved and saved like any others.
@@ -65,7 +81,9 @@ class Snapshot:
     model: Mapping[str, Numbers]
 
     def __post_init__(self) -> None:
+        _check_count("the model", self.updates)
         for name, leaf in self.leaves.items():
+            _check_count(f"leaf {name!r}", leaf.step)
             _check(self.rule, name, leaf)
         if self.leaves:
             _check_model(self)
@@ -82,22 +100,22 @@ class Snapshot:
         `p.transpose(axes)`, whose fields have the shapes `due`, a NamedTuple of the same sort.  Where the rule works
         along other axes afterwards (Adafactor factors the last two, and a convolution's go to the front), there is no
         such state, and a ValueError says so.
-        A rule that asks for names (`partition`) is given again as it asks for the new ones.
+        A rule that asks for names (`partition`), or of which an option names an axis (`muon`, whose `out_axis` counts
+        outputs), is given again as it is for the new leaves; a ValueError says where it must be.
         """
-        leaves = {}
-        for name, (new, axes) in _places(self.leaves, layout).items():
-            leaf = self.leaves[name]
-            if axes is not None:
-                leaf = _permuted(self.rule, name, leaf, axes)
-            leaves[new] = leaf
         if rule is not None:
             self.check_rule(rule)
+        leaves = {}
+        for name, (new, axes) in _places(self.leaves, layout).items():
+            leaves[new] = _moved(self, name, rule or self.rule, new, axes)
         return replace(self, leaves=leaves, rule=rule or self.rule)
 
     def at(self, step: int) -> Snapshot:
         """The same state, updated `step` times: where nothing counted, or leaves were updated unequally often."""
-        leaves = {name: replace(leaf, step=step) for name, leaf in self.leaves.items()}
-        return replace(self, updates=step, leaves=leaves)
+        if not _is_count(step):
+            raise ValueError(f"snapshot.at takes a count of updates, a whole number from 0 on, not {step!r}.")
+        leaves = {name: replace(leaf, step=int(step)) for name, leaf in self.leaves.items()}
+        return replace(self, updates=int(step), leaves=leaves)
 
     def cast(self, dtype: str, names: Collection[str] | None = None) -> Snapshot:
         """The same state with its arrays rounded, or widened, to another dtype, such as "float32" or "bfloat16".
@@ -122,12 +140,13 @@ class Snapshot:
 
     def check_rule(self, rule: Rule) -> None:
         """That a state of this rule is one of `rule`: both keep state in the same definitions, in the same order."""
-        theirs, ours = _keepers(self.rule), _keepers(rule)
-        if theirs != ours:
-            raise ValueError(
-                f"the snapshot is a state of {_spell(theirs)}, and this is {_spell(ours)}. If one is meant to go on as "
-                "the other, and keeps the same fields, write snapshot.of(rule)."
-            )
+        _check_keepers(_keepers(self.rule), _keepers(rule))
+
+    def check_leaf(self, name: str, rule: Rule) -> None:
+        """That the state of a leaf is one of `rule`, whose options may have it keep more or less."""
+        leaf = Leaf(name, self.leaves[name].shape)
+        _check_keepers(*([x.definition for x in _structures(r, leaf)] for r in (self.rule, rule)))
+        _check_goes_on(self.rule, leaf, rule, leaf, tuple(range(leaf.ndim)))
 
     def count(self) -> int:
         """The updates of the model, where something counts them."""
@@ -150,40 +169,67 @@ class Snapshot:
         return count
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the snapshot to a file of numpy's (`.npz`), for a process that has the other library."""
-        entries: dict[str, Any] = {"rule": np.array(_spell(_keepers(self.rule)))}
-        entries |= {f"model:{name}": x for name, x in self.model.items()}
-        entries |= {} if self.updates is None else {"updates": np.array(self.updates)}
-        for name, leaf in self.leaves.items():
-            entries[f"shape:{name}"] = np.array(leaf.shape, np.int64)
-            entries |= {} if leaf.step is None else {f"step:{name}": np.array(leaf.step)}
-            entries |= {f"state.{k}:{name}": x for k, x in leaf.values.items()}
-        with open(path, "wb") as file:
-            np.savez(file, **entries)
+        """Write the snapshot to a file, for a process that has the other library.
+
+        It is a zip archive of `snapshot.json`, which names what there is, and of the arrays in files of numpy's by
+        number.  A file that stood there before is replaced by a whole one, or stays.
+        """
+        arrays = [*self.model.values(), *(x for leaf in self.leaves.values() for x in leaf.values.values())]
+        place = itertools.count()
+        header = {
+            "version": _VERSION,
+            "rule": _spell(_keepers(self.rule)),
+            "updates": self.updates,
+            "model": {name: next(place) for name in self.model},
+            "leaves": {
+                name: {"step": leaf.step, "shape": leaf.shape, "values": {k: next(place) for k in leaf.values}}
+                for name, leaf in self.leaves.items()
+            },
+            "arrays": len(arrays),
+        }
+        with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+            archive.writestr(_HEADER, json.dumps(header))
+            for i, x in enumerate(arrays):
+                with archive.open(f"{i}.npy", "w", force_zip64=True) as file:
+                    write_array(file, x, allow_pickle=False)
 
     @staticmethod
     def load(path: str | PathLike[str], rule: Rule) -> Snapshot:
         """Read what `save` wrote of a state of this rule."""
-        with np.load(path, allow_pickle=False) as file:
-            entries = dict(file)
-        saved = str(entries.get("rule", "no optimizer"))
-        if saved != _spell(_keepers(rule)):
-            raise ValueError(f"{path} holds a state of {saved}, and this is {_spell(_keepers(rule))}.")
-        parts: dict[str, dict[str, Any]] = {}
-        for key, x in entries.items():
-            kind, _, name = key.partition(":")
-            parts.setdefault(kind, {})[name] = x
-        steps, fields = parts.get("step", {}), [kind for kind in parts if kind.startswith("state.")]
+        header, arrays = _read(path)
+        if header["rule"] != _spell(_keepers(rule)):
+            raise ValueError(f"{path} holds a state of {header['rule']}, and this is {_spell(_keepers(rule))}.")
         leaves = {
-            name: LeafState(
-                int(steps[name]) if name in steps else None,
-                tuple(map(int, shape)),
-                {kind.removeprefix("state."): parts[kind][name] for kind in fields if name in parts[kind]},
-            )
-            for name, shape in parts.get("shape", {}).items()
+            name: LeafState(leaf["step"], tuple(leaf["shape"]), {k: arrays[i] for k, i in leaf["values"].items()})
+            for name, leaf in header["leaves"].items()
         }
-        updates = int(entries["updates"]) if "updates" in entries else None
-        return Snapshot(rule, updates, leaves, parts.get("model", {}))
+        return Snapshot(rule, header["updates"], leaves, {k: arrays[i] for k, i in header["model"].items()})
+
+
+# Of files: the entry that says what the others are, and the version of what it says.
+_HEADER, _VERSION = "snapshot.json", 1
+
+
+def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Numbers]]:
+    """The header of a file and its arrays; those of a version that is not known are left alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            header = json.loads(archive.read(_HEADER))
+            version = header["version"]
+            arrays = [_read_array(archive, i) for i in range(header["arrays"] if version == _VERSION else 0)]
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no whole file that Snapshot.save wrote: {error}") from error
+    if version != _VERSION:
+        raise ValueError(
+            f"{path} was saved in version {version} of the format, and this trainfn reads version {_VERSION}: load it "
+            "with the one that saved it."
+        )
+    return header, arrays
+
+
+def _read_array(archive: zipfile.ZipFile, i: int) -> Numbers:
+    with archive.open(f"{i}.npy") as file:
+        return np.asarray(read_array(file, allow_pickle=False))
 
 
 def _fields(rule: Rule, name: str, shape: tuple[int, ...]) -> tuple[Field, ...]:
@@ -212,19 +258,104 @@ def _shapes(rule: Rule, name: str, shape: tuple[int, ...]) -> dict[str, tuple[in
     return {f.name: others.get(f.name, shape) if f.is_array else (2,) if f.is_pair else () for f in fields}
 
 
-def _permuted(rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...]) -> LeafState:
-    """The state of a leaf whose axes are put in another order."""
+def _check_count(what: str, count: int | None) -> None:
+    if count is not None and not _is_count(count):
+        raise ValueError(f"{what}: {count!r} is no count of updates, which is a whole number from 0 on.")
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool) and int(x) >= 0
+
+
+# -- from one rule and order of axes to another ------------------------------------------------------------------------
+
+
+def _moved(snapshot: Snapshot, name: str, rule: Rule, new: str, axes: tuple[int, ...] | None) -> LeafState:
+    """The state of a leaf under another name and rule, its axes put in another order if there is one."""
+    leaf = snapshot.leaves[name]
+    order = tuple(range(len(leaf.shape))) if axes is None else axes
+    there = Leaf(new, _permuted_shape(f"leaf {name!r}", leaf.shape, order))
+    try:
+        _check_goes_on(snapshot.rule, Leaf(name, leaf.shape), rule, there, order)
+    except ValueError as error:
+        remedy = "" if rule is not snapshot.rule else " Give the rule as it is for the new ones: renamed(layout, rule)."
+        raise ValueError(f"{error}{remedy}") from None
+    return leaf if axes is None else _permuted(snapshot.rule, name, leaf, axes, _shapes(rule, there.name, there.shape))
+
+
+def _check_goes_on(theirs: Rule, leaf: Leaf, ours: Rule, there: Leaf, axes: tuple[int, ...]) -> None:
+    """That what a rule keeps of a leaf is what another keeps of that leaf with its axes in this order."""
+    before, after = _structures(theirs, leaf), _structures(ours, there)
+    spelt = _spell(x.definition for x in before), _spell(x.definition for x in after)
+    if [x.definition for x in before] != [x.definition for x in after]:
+        raise ValueError(f"leaf {leaf.name!r} has a state of {spelt[0]}, and {there.name!r} is updated by {spelt[1]}.")
+    kept, due = _kept(theirs, leaf, before), _kept(ours, there, after)
+    if kept != due:
+        raise ValueError(
+            f"leaf {leaf.name!r} has a state of {spelt[0]} that keeps {listed(kept) or 'nothing'}, and here it keeps "
+            f"{listed(due) or 'nothing'}: {_unlike(before, after)}."
+        )
+    for x, y in zip(before, after, strict=True):
+        own, will_be = _own_axes(x, leaf), _own_axes(y, there)
+        if own != tuple(axes[axis] for axis in will_be):
+            raise ValueError(
+                f"leaf {leaf.name!r}: {_with_axes(x, own)} apart, which is axis {listed(map(axes.index, own))} of "
+                f"{there.name!r}, where {_with_axes(y, will_be)} apart."
+            )
+
+
+def _structures(rule: Rule, leaf: Leaf) -> list[Structure]:
+    """Of the rules that keep state of a leaf."""
+    return [structure for structure in walk_structures(rule.structure, Graph(leaf)) if structure.state]
+
+
+def _kept(rule: Rule, leaf: Leaf, structures: Iterable[Structure]) -> list[str]:
+    """What these rules keep of the leaf, in their own words."""
+    present = {f.name for f in _fields(rule, leaf.name, leaf.shape)}
+    return [own for structure in structures for own, name in structure.state if name in present]
+
+
+def _own_axes(structure: Structure, leaf: Leaf) -> tuple[int, ...]:
+    """The axes of a leaf that the rule sets apart: `axes(shape, options it names)` of its state says which."""
+    if not hasattr(structure.definition.state, "axes"):
+        return ()
+    axes: tuple[int, ...] = ask_state(structure, Graph(leaf), "axes", leaf.shape)
+    return axes
+
+
+def _with_axes(structure: Structure, axes: Iterable[int]) -> str:
+    asked = list(inspect.signature(structure.definition.state.axes).parameters)[1:]
+    options = ", ".join(f"{name} = {value!r}" for name, value in structure.options if name in asked)
+    return f"{structure.definition.name}({options}) sets axis {listed(axes)}"
+
+
+def _unlike(before: Iterable[Structure], after: Iterable[Structure]) -> str:
+    """The options that are not those of the other side."""
+    unlike = []
+    for x, y in zip(before, after, strict=True):
+        theirs, ours = dict(x.options), dict(y.options)
+        for name in [k for k, _ in (*x.options, *y.options) if theirs.get(k, _NUMBER) != ours.get(k, _NUMBER)]:
+            unlike.append(f"{name} is {theirs.get(name, _NUMBER)} there and {ours.get(name, _NUMBER)} here")
+    return listed(dict.fromkeys(unlike))
+
+
+_NUMBER = "a number"  # what a hyperparameter is that is no option
+
+
+def _permuted(
+    rule: Rule, name: str, leaf: LeafState, axes: tuple[int, ...], due: Mapping[str, tuple[int, ...]]
+) -> LeafState:
+    """The state of a leaf whose axes are put in another order, in which its fields have the shapes that are due."""
     shape = _permuted_shape(f"leaf {name!r}", leaf.shape, axes)
     values = {**leaf.values}
-    of_leaf = Graph(Leaf(name, leaf.shape))
-    for structure in walk_structures(rule.structure, of_leaf) if leaf.values else ():
+    for structure in _structures(rule, Leaf(name, leaf.shape)) if leaf.values else ():
         definition, names = structure.definition, dict(structure.state)
         permute = getattr(definition.state, "permuted", None)
         if permute is not None:
-            each = (leaf.values, _shapes(rule, name, shape))
-            own, due = (definition.state(**{k: of.get(full) for k, full in names.items()}) for of in each)
+            each = (leaf.values, due)
+            own, shapes = (definition.state(**{k: of.get(full) for k, full in names.items()}) for of in each)
             try:
-                made = permute(own, axes, due)
+                made = permute(own, axes, shapes)
             except ValueError as error:
                 raise ValueError(f"leaf {name!r}, whose axes are put in the order {axes}: {error}") from None
             values |= {full: x.copy() for k, full in names.items() if (x := getattr(made, k)) is not None}
@@ -261,6 +392,14 @@ def fields_of_model(rule: Rule, leaves: Iterable[Leaf]) -> list[Field]:
 def _keepers(rule: Rule) -> list[Definition]:
     """The definitions in a rule that keep state."""
     return [structure.definition for structure in walk_structures(rule.structure) if structure.state]
+
+
+def _check_keepers(theirs: Sequence[Definition], ours: Sequence[Definition]) -> None:
+    if theirs != ours:
+        raise ValueError(
+            f"the snapshot is a state of {_spell(theirs)}, and this is {_spell(ours)}. If one is meant to go on as "
+            "the other, and keeps the same fields, write snapshot.of(rule)."
+        )
 
 
 def _spell(keepers: Iterable[Definition]) -> str:
@@ -319,6 +458,8 @@ def _places(names: Iterable[str], layout: Layout) -> dict[str, tuple[str, tuple[
     places: dict[str, tuple[str, tuple[int, ...] | None]] = {}
     for name in names:
         place: Any = given[name]
+        if isinstance(place, NoPlace):
+            raise ValueError(f"the layout has no place for {name!r}: {place.why}")
         places[name] = (place, None) if isinstance(place, str) else (place[0], tuple(place[1]))
     _check_unique(places)
     return places
@@ -339,9 +480,13 @@ def _permuted_shape(what: str, shape: tuple[int, ...], axes: tuple[int, ...]) ->
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 
+_FLOATING = ("float64", "float32", "float16", "bfloat16")
+
 
 def cast(x: Numbers, dtype: str) -> Numbers:
     """An array in another floating dtype; to and from bfloat16 by way of float32."""
+    if dtype not in _FLOATING:
+        raise ValueError(f"arrays of state are cast to {', '.join(_FLOATING)}, not to {dtype!r}.")
     if name_of(x) == dtype:
         return x
     if x.dtype == BFLOAT16:

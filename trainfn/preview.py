@@ -4,7 +4,7 @@
 
     preview.plot({"short": warmup_cosine(1e-3, 10, 100), "long": warmup_cosine(1e-3, 10, 300)}, steps=300)
     preview.table(warmup_cosine(1e-3, 10, 100), steps=100)
-    preview.leaves(adamw(weight_decay=by_leaf({"*.bias": 0.0}, otherwise=0.1)), dict(model.named_parameters()))
+    preview.leaves(adamw(weight_decay=by_leaf({"*.bias": 0.0}, otherwise=0.1)), model.named_parameters())
 
 Drawing needs the extra `train` (matplotlib and rich); nothing here is imported by anything else.
 """
@@ -12,13 +12,15 @@ Drawing needs the extra `train` (matplotlib and rich); nothing here is imported 
 from __future__ import annotations
 
 import importlib
+import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from trainfn.files import replacing
 from trainfn.rule import Rule, resolve
 from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
@@ -45,7 +47,9 @@ def plot(schedules: Schedules, steps: int, path: str | os.PathLike[str] = "sched
     axes.set(xlabel="step", ylabel="value", xlim=(0, max(steps - 1, 1)))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper left", fontsize="small", frameon=False)
-    return _write(figure, Path(path))
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+    return Path(path)
 
 
 def table(schedules: Schedules, steps: int, rows: int = 11) -> None:
@@ -61,13 +65,14 @@ def table(schedules: Schedules, steps: int, rows: int = 11) -> None:
     _import("rich.console").Console().print(rich_table)
 
 
-def leaves(rule: Rule, params: Mapping[str, Any]) -> None:
+def leaves(rule: Rule, params: Any) -> None:
     """Print for each leaf of a model its rule and hyperparameters.
 
-    `params` has by name whatever has a shape, or the shape: `dict(model.named_parameters())` in torch, and in JAX
-    `trainfn_jax.named_leaves(params)`.  The names are those the optimizer will see.
+    `params` are `model.named_parameters()` in torch; in JAX dictionaries of arrays, nested with others and with lists
+    and tuples, or for other trees `trainfn_jax.named_leaves(params)`.  Instead of an array its shape will do, a tuple.
+    The names are those the optimizer will see.
     """
-    known = [Leaf(name, tuple(getattr(x, "shape", x))) for name, x in params.items()]
+    known = [Leaf(name, shape) for name, shape in _shapes("", params)]
     rule.check_policies(known)
     rich_table = _import("rich.table").Table("leaf", "shape", "rule", "hyperparameters")
     for leaf in known:
@@ -76,6 +81,35 @@ def leaves(rule: Rule, params: Mapping[str, Any]) -> None:
         rich_table.add_row(leaf.name, " x ".join(map(str, leaf.shape)), own.name, values)
     rich_table.caption = f"{len(known)} leaves, {sum(leaf.size for leaf in known):,} parameters"
     _import("rich.console").Console().print(rich_table)
+
+
+def _shapes(name: str, params: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The shapes of leaves by name: `layers/0/kernel` in nested trees, as JAX's are called."""
+    shape = getattr(params, "shape", params)
+    if isinstance(shape, tuple) and all(isinstance(n, numbers.Integral) for n in shape):
+        yield name, tuple(map(int, shape))
+    elif params is not None:
+        for key, x in _children(name, params).items():
+            yield from _shapes(f"{name}/{key}" if name else str(key), x)
+
+
+def _children(name: str, params: Any) -> Mapping[Any, Any]:
+    """What is in a node of a tree by key; of pairs the first is the key."""
+    given = params
+    if hasattr(params, "_asdict"):
+        return params._asdict()  # type: ignore[no-any-return]
+    if isinstance(params, Iterator | list | tuple):
+        params = list(params)
+        if all(isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str) for x in params):
+            params = dict(params)
+        elif not isinstance(given, Iterator):
+            params = dict(enumerate(params))
+    if not isinstance(params, Mapping):
+        raise TypeError(
+            f"{f'{name!r} is' if name else 'these are'} {given!r}, and leaves are wanted by name, with shapes: "
+            "model.named_parameters(), or in JAX trainfn_jax.named_leaves(params)."
+        )
+    return params
 
 
 def _spell(value: Any) -> str:
@@ -120,14 +154,3 @@ def _import(module: str) -> Any:
         raise ModuleNotFoundError(
             f"{module.partition('.')[0]} is needed to draw: pip install 'trainfn[train]'.", name=error.name
         ) from error
-
-
-def _write(figure: Any, path: Path) -> Path:
-    """Beside the file first, so that a crash or a full disk leaves an old picture whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(beside, format="png", dpi=150)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

@@ -25,7 +25,7 @@ from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, Table, run
 from trainfn.lowering import lower
 from trainfn.program import Node, Program, Sort
-from trainfn.rule import EXTRAS, Rule, check_agreement, resolve
+from trainfn.rule import EXTRAS, Rule, check_agreement, check_weight, resolve
 from trainfn.trace import Graph, Leaf, emit
 
 # -- Scalars ---------------------------------------------------------------------------------------------------------
@@ -407,6 +407,7 @@ def update(
     unknown = sorted(extras.keys() - set(EXTRAS))
     if unknown:
         raise TypeError(f"update knows no {', '.join(unknown)}; a rule may ask for {', '.join(EXTRAS)}.")
+    check_weight(rule, extras.get("weight"))
     total = sum(np.size(p) for p in params.values())
     leaves_of_model = [Leaf(name, np.shape(p)) for name, p in params.items()]
     check_agreement(rule, ((leaf, _hyperparameters(rule, leaf, state.count)) for leaf in leaves_of_model))

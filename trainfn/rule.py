@@ -93,6 +93,7 @@ class Definition:
     defaults: Mapping[str, Any]
     options: frozenset[str]
     state: Any  # the NamedTuple class, or None
+    check: Callable[..., None] | None = None
 
     @property
     def fields(self) -> Mapping[str, type[Value]]:
@@ -176,6 +177,8 @@ class Definition:
             if isinstance(default, bool | int | str) and type(value) is not type(default):
                 raise TypeError(f"{self.name}: the option {name} = {value!r} must be a {type(default).__name__}.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
+        if self.check is not None:
+            self.check(*([] if inner is None else [inner]), **options, **hyper)
         return Link(self, tuple(options.items()), hyper, inner)
 
 
@@ -471,11 +474,30 @@ def check_agreement(rule: Rule, leaves: Iterable[tuple[Leaf, Mapping[str, Any]]]
                 )
 
 
+def check_weight(rule: Rule, weight: Any) -> None:
+    """Raise if a loop says of how many losses the gradient is a sum and the rule would leave it one.
+
+    A loss that no rule asks for changes nothing, so loops may supply it to every rule.
+    """
+    if weight is not None and "weight" not in rule.extras:
+        raise ValueError(
+            f"{rule.name} does not divide the gradient by its weight: put accumulate(..., k=1) around it, or supply "
+            "the gradient of a mean, without a weight."
+        )
+
+
 # -- definitions -------------------------------------------------------------------------------------------------------
 
 
-def rule(function: Callable[..., Any]) -> Definition:
+@typing.overload
+def rule(function: Callable[..., Any]) -> Definition: ...
+@typing.overload
+def rule(*, check: Callable[..., None]) -> Callable[[Callable[..., Any]], Definition]: ...
+def rule(function: Any = None, *, check: Callable[..., None] | None = None) -> Any:
     """Make a rule of a function; the module's docstring says what its signature means.
+
+    `@rule(check=...)` makes one of which `check`, called with the inner rule if there is one and with hyperparameters
+    and options by name, says what is wrong with them when they are given.
 
     What a rule does to numbers is seen by running it on numpy arrays, one leaf or several by name:
 
@@ -487,6 +509,8 @@ def rule(function: Callable[..., Any]) -> Definition:
 
     `print(myrule())` shows its formulas, `print(myrule().program(Leaf("w", (3, 4))))` those for a matrix.
     """
+    if check is not None:
+        return lambda function: replace(rule(function), check=check)
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"@rule makes a rule of a function, not of {function!r}.")
     name = function.__name__

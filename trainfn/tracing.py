@@ -413,13 +413,13 @@ def _initial(structure: Structure, graph: Graph, p: Any) -> Any:
     state = structure.definition.state
     if not hasattr(state, "init"):
         return None
-    initial = _ask_state(structure, graph, "init", p)
+    initial = ask_state(structure, graph, "init", p)
     if not isinstance(initial, state):
         raise TraceError(f"{state.__name__}.init must return {state.__name__}(...); it returned {initial!r}.")
     return initial
 
 
-def _ask_state(structure: Structure, graph: Graph, name: str, *given: Any) -> Any:
+def ask_state(structure: Structure, graph: Graph, name: str, *given: Any) -> Any:
     """What a static method of the state returns, given the hyperparameters it names."""
     state = structure.definition.state
     method = getattr(state, name)
@@ -448,7 +448,7 @@ def _trace_evaluated(structures: tuple[Structure | Choice, ...], graph: Graph) -
         if method:
             with tracing(f"rule {definition.name}", graph.leaf):
                 loaded = {k: _load_state(graph, names[k], sort) for k, sort in definition.fields.items()}
-                found = _ask_state(structure, graph, method, definition.state(**loaded), p)
+                found = ask_state(structure, graph, method, definition.state(**loaded), p)
                 p = _shaped_like_leaf("parameter to evaluate", found, p)
         if method == "eval_params":
             break

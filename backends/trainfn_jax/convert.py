@@ -72,6 +72,9 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
     state: what `tx.init(params)` returned, for a transformation of trainfn_jax or optax, or `jax.eval_shape` of it.
     params: the parameters, or their shapes; they name the leaves.
 
+    The rule of a state of trainfn_jax must be the snapshot's (`Snapshot.of`).  One of optax does not say whose it is:
+    whatever keeps the same fields goes on there, as optax's adam and adamw do in one state.
+
     Arrays must have the dtypes of `state`, so that what was compiled for it fits (`Snapshot.cast`).  A leaf that was
     never updated (a parameter of torch that had no gradient) keeps what it has in `state`.
     """

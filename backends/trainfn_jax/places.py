@@ -20,7 +20,7 @@ from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 from trainfn.tracing import Structure, walk_structures
 from trainfn_jax import trees
-from trainfn_jax.state import field_name, state_class
+from trainfn_jax.state import field_name, keepers, state_class
 from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDER, REDUCED, STATE
 
 _OTHER = "it is a state of another rule, or of other options."
@@ -60,6 +60,7 @@ class Places:
         self.nodes = list(self._walk(state))
         own = [i for i, node in enumerate(self.nodes) if _is_own(node, rule)]
         self.is_own = bool(own)
+        _check_keepers(rule, [self.nodes[i] for i in own])
         self.words = _own_words(rule) if own else _optax_words(rule)
         self._searched = own or range(len(self.nodes))
         self.counts = self._counts()
@@ -207,6 +208,16 @@ def _is_own(node: Any, rule: Rule) -> bool:
     """Whether a named tuple is ours, perhaps of the rule with others around it, which keep nothing."""
     own = state_class(rule)
     return bool(type(node).__module__ == own.__module__ and node._fields == own._fields)
+
+
+def _check_keepers(rule: Rule, nodes: Sequence[Any]) -> None:
+    """optax's states do not say whose they are: there Adam's are AdamW's, too."""
+    ours = keepers(state_class(rule))
+    for theirs in {keepers(type(node)) for node in nodes} - {ours}:
+        raise ValueError(
+            f"the state is one of {' + '.join(theirs)}, and the rule is {' + '.join(ours)}. If one is meant to go on "
+            "as the other, and keeps the same fields, write snapshot.of(rule)."
+        )
 
 
 def _own_words(rule: Rule) -> dict[Field, Word]:

@@ -21,7 +21,14 @@ from trainfn_jax.vocabulary import STATE
 def state_class(rule: Rule) -> Any:
     """The named tuple for a rule's state: equal rules have the same one, so their states are equal trees."""
     title = "".join(word.title().replace("_", "") for word in re.findall(r"\w+", rule.name))
-    return _state_class(f"{title}State", tuple(field_name(rule, f) for f in rule.fields))
+    keepers = tuple(x.definition.name for x in walk_structures(rule.structure) if x.state)
+    return _state_class(f"{title}State", tuple(field_name(rule, f) for f in rule.fields), keepers)
+
+
+def keepers(cls: Any) -> tuple[str, ...]:
+    """The names of the rules that keep such a state: Adam's is no AdamW's, though it has the same fields."""
+    names: tuple[str, ...] = cls._keepers
+    return names
 
 
 def field_name(rule: Rule, field: Field) -> str:
@@ -44,13 +51,14 @@ def _field_names(structures: tuple[Structure | Choice, ...]) -> dict[str, str]:
 
 
 @cache
-def _state_class(name: str, fields: tuple[str, ...]) -> Any:
+def _state_class(name: str, fields: tuple[str, ...], keepers: tuple[str, ...]) -> Any:
     cls: Any = namedtuple(name, ("count", *fields))  # type: ignore[misc]
+    setattr(cls, "_keepers", keepers)  # noqa: B010
     cls.__doc__ = f"count: updates applied; {', '.join(fields)}: as in the rule."
     # The class is made at run time, so a pickle has to say how.
-    setattr(cls, "__reduce__", lambda self: (_restore, (name, fields, tuple(self))))  # noqa: B010
+    setattr(cls, "__reduce__", lambda self: (_restore, (name, fields, keepers, tuple(self))))  # noqa: B010
     return cls
 
 
-def _restore(name: str, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    return _state_class(name, fields)(*values)
+def _restore(name: str, fields: tuple[str, ...], keepers: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _state_class(name, fields, keepers)(*values)

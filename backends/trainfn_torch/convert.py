@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainfn.convert import BFLOAT16, LeafState, Numbers, Place, Snapshot, differences, listed
+from trainfn.convert import BFLOAT16, LeafState, NoPlace, Numbers, Place, Snapshot, differences, listed
 from trainfn.rule import Field, Rule
 from trainfn.trace import Leaf
 from trainfn_torch import optim
@@ -33,11 +33,12 @@ NamedTensors = Iterable[tuple[str, torch.Tensor]]
 
 @dataclass(frozen=True)
 class _Entry:
-    """One parameter and its key in the `state` of a state_dict."""
+    """One parameter, its key in the `state` of a state_dict, and the number of its group."""
 
     name: str
     p: torch.Tensor
     key: Any
+    group: int
 
 
 # -- out of torch ------------------------------------------------------------------------------------------------------
@@ -59,17 +60,35 @@ def snapshot(
     if isinstance(source, Mapping):
         if rule is None:
             raise TypeError("a state_dict does not say which rule saved it: give rule=, such as rule=adamw().")
-        saved, entries = source, _entries_of_saved(source, names)
+        saved, entries, rules = source, _entries_of_saved(source, names), []
     else:
-        rule = rule or _rule_of(source)
-        saved = source.state_dict()
-        entries = _entries(source, names)
+        rules = _rules_of(source, rule)
+        rule = rule or rules[0]
+        saved, entries = source.state_dict(), _entries(source, names)
     words = Names(rule)
     leaves = {entry.name: _leaf(rule, words, entry, saved["state"].get(entry.key, {})) for entry in entries}
     first = saved["param_groups"][0]
     updates = _count(first[states.UPDATES], "the model") if states.UPDATES in first else _most(leaves)
     model = {f.name: _numbers(first[f.name]) for f in rule.fields if f.is_of_model and f.name in first}
-    return Snapshot(rule, updates, leaves, model)
+    known = Snapshot(rule, updates, leaves, model)
+    if rules:
+        _check_groups(known, rules, entries)
+    return known
+
+
+def _check_groups(known: Snapshot, rules: Sequence[Rule], entries: Sequence[_Entry]) -> None:
+    """That the state of each leaf is one of the rule that its parameter group has."""
+    is_one = len({rule.structure for rule in rules}) == 1
+    for entry in entries:
+        try:
+            known.check_leaf(entry.name, rules[entry.group])
+        except ValueError as error:
+            if is_one:
+                raise
+            raise ValueError(
+                f"{error} It is in parameter group {entry.group}, and groups differ: what they keep is the state of a "
+                "partition, so take the snapshot with rule=partition(...)."
+            ) from None
 
 
 def _leaf(rule: Rule, words: Names, entry: _Entry, saved: Mapping[str, Any]) -> LeafState:
@@ -142,9 +161,10 @@ def load(optimizer: torch.optim.Optimizer, snapshot: Snapshot, names: NamedTenso
             + differences("it lacks", missing, "the optimizer lacks", unknown)
             + " snapshot.renamed gives leaves other names."
         )
-    snapshot.check_rule(_rule_of(optimizer, snapshot.rule))
-    saved = optimizer.state_dict()
-    is_ours = isinstance(optimizer, Optimizer)
+    if isinstance(optimizer, Optimizer):
+        snapshot.check_rule(optimizer.rule)
+    _check_groups(snapshot, _rules_of(optimizer, snapshot.rule), entries)
+    saved, is_ours = optimizer.state_dict(), isinstance(optimizer, Optimizer)
     state = {**saved["state"]}
     for entry in entries:
         values = _state(snapshot, words, entry, is_ours)
@@ -231,20 +251,21 @@ def _entries(optimizer: torch.optim.Optimizer, names: NamedTensors | None) -> li
                 f"from model.named_parameters(): some of shape {listed(nameless)}."
             )
         own = [name_of[id(p)] for p in params]
-    return _zipped(own, params, range(len(params)))
+    return _zipped(own, params, range(len(params)), optimizer.param_groups)
 
 
 def _entries_of_saved(saved: Mapping[str, Any], names: NamedTensors | None) -> list[_Entry]:
-    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    groups = saved["param_groups"]
+    keys = [key for group in groups for key in group["params"]]
     named = [(bare(name), p) for name, p in names or ()]
-    own = _own_names(saved["param_groups"])
+    own = _own_names(groups)
     if own is None:
-        return _zipped([name for name, _ in named] if named else None, [p for _, p in named], keys)
+        return _zipped([name for name, _ in named] if named else None, [p for _, p in named], keys, groups)
     tensors = dict(named)
     missing = [name for name in map(bare, own) if name not in tensors]
     if missing:
         raise ValueError(f"the state_dict is of {listed(missing)}, too: give names=model.named_parameters().")
-    return _zipped(own, [tensors[bare(name)] for name in own], keys)
+    return _zipped(own, [tensors[bare(name)] for name in own], keys, groups)
 
 
 def _own_names(groups: Sequence[Mapping[str, Any]]) -> list[str] | None:
@@ -253,7 +274,12 @@ def _own_names(groups: Sequence[Mapping[str, Any]]) -> list[str] | None:
     return [name for group in groups for name in group["param_names"]]
 
 
-def _zipped(names: Sequence[str] | None, params: Sequence[torch.Tensor], keys: Sequence[Any]) -> list[_Entry]:
+def _zipped(
+    names: Sequence[str] | None,
+    params: Sequence[torch.Tensor],
+    keys: Sequence[Any],
+    groups: Sequence[Mapping[str, Any]],
+) -> list[_Entry]:
     if names is None:
         raise ValueError("the parameters have no names by which to convert: give names=model.named_parameters().")
     if not len(names) == len(params) == len(keys):
@@ -261,30 +287,35 @@ def _zipped(names: Sequence[str] | None, params: Sequence[torch.Tensor], keys: S
             f"the state is of {len(keys)} parameters and {len(names)} names were given: give those of the optimizer's "
             "parameters, in its order."
         )
-    entries = [_Entry(bare(name), p, key) for name, p, key in zip(names, params, keys, strict=True)]
+    numbers = [k for k, group in enumerate(groups) for _ in group["params"]]
+    entries = [_Entry(bare(name), *rest) for name, *rest in zip(names, params, keys, numbers, strict=True)]
     twice = [name for name, times in Counter(entry.name for entry in entries).items() if times > 1]
     if twice:
         raise ValueError(f"several parameters are called {listed(twice)}.")
     return entries
 
 
-def _rule_of(optimizer: torch.optim.Optimizer, otherwise: Rule | None = None) -> Rule:
-    """The rule of trainfn's optimizer, or the one that torch.optim's namesake in `trainfn_torch.optim` is made of."""
+def _rules_of(optimizer: torch.optim.Optimizer, otherwise: Rule | None = None) -> list[Rule]:
+    """The rule of each group: that of trainfn's optimizer, or what torch.optim's namesake here makes of the group."""
+    groups = optimizer.param_groups
     if isinstance(optimizer, Optimizer):
-        return optimizer.rule
+        return [optimizer.rule for _ in groups]
     bases = [base for base in type(optimizer).__mro__ if f"{base.__module__}.".startswith("torch.optim.")]
     namesake = getattr(optim, bases[0].__name__, Optimizer) if bases else Optimizer
     if namesake is not Optimizer:
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        group = {**optimizer.param_groups[0], "params": params[:1]}  # of a shape and dtype that the class takes
-        made: Optimizer = namesake(**{k: group[k] for k in inspect.signature(namesake).parameters if k in group})
-        return made.rule
+        some = next(group["params"][:1] for group in groups if group["params"])  # of a shape and dtype that it takes
+        return [_rule_of_group(namesake, {**group, "params": group["params"][:1] or some}) for group in groups]
     if otherwise is None:
         raise TypeError(
             f"no rule of trainfn is known to be {type(optimizer).__name__}: give the one that keeps the same state, "
             "rule=..."
         )
-    return otherwise
+    return [otherwise for _ in groups]
+
+
+def _rule_of_group(namesake: Any, group: Mapping[str, Any]) -> Rule:
+    made: Optimizer = namesake(**{k: group[k] for k in inspect.signature(namesake).parameters if k in group})
+    return made.rule
 
 
 # -- torch and flax ----------------------------------------------------------------------------------------------------
@@ -295,11 +326,18 @@ _NORM: Mapping[str, Place] = {"weight": "scale", "bias": "bias"}
 # What flax calls the parameters of torch's modules, and how it lays them out.
 _FLAX: Sequence[tuple[Any, Mapping[str, Place]]] = (
     (nn.Linear, {"weight": ("kernel", (1, 0)), "bias": "bias"}),
-    (nn.Conv1d, {"weight": ("kernel", (2, 1, 0)), "bias": "bias"}),
-    (nn.Conv2d, {"weight": ("kernel", (2, 3, 1, 0)), "bias": "bias"}),
-    (nn.Conv3d, {"weight": ("kernel", (2, 3, 4, 1, 0)), "bias": "bias"}),
+    ((nn.Conv1d, nn.ConvTranspose1d), {"weight": ("kernel", (2, 1, 0)), "bias": "bias"}),
+    ((nn.Conv2d, nn.ConvTranspose2d), {"weight": ("kernel", (2, 3, 1, 0)), "bias": "bias"}),
+    ((nn.Conv3d, nn.ConvTranspose3d), {"weight": ("kernel", (2, 3, 4, 1, 0)), "bias": "bias"}),
     (nn.Embedding, {"weight": "embedding"}),
     ((nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm), _NORM),
+)
+
+
+_PACKED = (
+    "the layer {!r} is torch's MultiheadAttention, of which flax keeps query, key and value apart, each with an axis "
+    "of heads. Use layers of one dense projection each on both sides, or say in the layout where a flax layer that is "
+    "packed likewise has this."
 )
 
 
@@ -313,15 +351,23 @@ def flax_layout(model: nn.Module, path: Callable[[str], str] = _with_slashes) ->
     path: the name of a module in flax, given its name in torch; `layers/0` for `layers.0` unless it says otherwise,
         as nnx does.
 
-    Dense layers, convolutions (HWIO), embeddings and normalisations are known.  The rest is missing; add it,
-    `flax_layout(model) | {"pos": "pos_embedding"}`, and what was forgotten is listed when the layout is used.
+    Dense layers, convolutions (HWIO), transposed ones (flax's with `transpose_kernel=True`), embeddings and
+    normalisations are known.  The rest is missing; add it, `flax_layout(model) | {"pos": "pos_embedding"}`, and what
+    was forgotten is listed when the layout is used.  So is what no layout can say unless something is put in its
+    stead: attention, for which torch packs into one array what flax keeps apart.
     """
+    packed = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
     layout: dict[str, Place] = {}
     for name, _ in model.named_parameters():
+        within = next((layer for layer in packed if name.startswith(f"{layer}." if layer else "")), None)
+        if within is not None:
+            layout[bare(name)] = NoPlace(_PACKED.format(bare(within) or "model"))
+            continue
         module, _, own = name.rpartition(".")
         words = next((words for kind, words in _FLAX if isinstance(model.get_submodule(module), kind)), {})
         if own in words:
-            place, inside = words[own], path(bare(module))
+            inside = path(bare(module))
+            place: Any = words[own]
             new = "/".join(filter(None, (inside, place if isinstance(place, str) else place[0])))
             layout[bare(name)] = new if isinstance(place, str) else (new, place[1])
     return layout

@@ -18,7 +18,7 @@ import torch
 from trainfn import random
 from trainfn.hyperparameters import is_leaf_function
 from trainfn.program import Program, Sort
-from trainfn.rule import EXTRAS, Definition, Rule, check_agreement, numbers_of_model
+from trainfn.rule import EXTRAS, Definition, Rule, check_agreement, check_weight, numbers_of_model
 from trainfn.trace import Leaf
 from trainfn.wrappers.skip import maximize as ascend
 from trainfn.wrappers.skip import unscale
@@ -200,7 +200,8 @@ class Optimizer(torch.optim.Optimizer):
 
         closure: computes the loss anew, gradients included.
         value: the loss, for rules that ask for it; the closure's is taken otherwise.
-        weight: of how many losses the gradient is a sum, for rules that ask for it (`accumulate`); 1 otherwise.
+        weight: of how many losses the gradient is a sum, for rules that ask for it (`accumulate`); 1 otherwise.  Other
+            rules would leave it a sum, and refuse.
         """
         loss = None
         if closure is not None:
@@ -305,6 +306,7 @@ class Optimizer(torch.optim.Optimizer):
         if grad_scale is not None or found_inf is not None:
             extras["grad_scale"] = 1.0 if grad_scale is None else grad_scale
             extras["found_inf"] = 0.0 if found_inf is None else found_inf
+        check_weight(self.rule, weight)
         given = {"value": value, "weight": weight}
         for name in given.keys() & set(self.rule.extras):
             extras[name] = EXTRAS[name] if given[name] is None else given[name]

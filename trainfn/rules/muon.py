@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.rules.lion import Mean
 from trainfn.rules.matrices import as_matrix
-from trainfn.trace import Static
+from trainfn.trace import Array, Static
 from trainfn.verbs import leaf_norm, matmul, maximum, reshape, transpose
 
 # a, b, c of each step of the iteration: one triple for all, or one for each.
@@ -24,10 +23,20 @@ COEFFICIENTS: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+class Momentum(NamedTuple):
+    """m: running mean of g, shaped like p."""
+
+    m: Array
+
+    @staticmethod
+    def axes(shape: tuple[int, ...], out_axis: int) -> tuple[int, ...]:
+        return (out_axis % len(shape),) if shape else ()
+
+
 @rule
 def muon(
     step: Any,
-    state: Mean,
+    state: Momentum,
     g: Any,
     p: Any,
     *,
@@ -77,7 +86,7 @@ def muon(
     size = maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps
     o = reshape(orthogonalised(x / size, coefficients, steps, precision), p.shape)
     o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
-    return -lr * (o + weight_decay * p), Mean(m)
+    return -lr * (o + weight_decay * p), Momentum(m)
 
 
 def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str) -> Any:

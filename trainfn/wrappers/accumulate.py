@@ -26,17 +26,18 @@ def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any) -> Any
     (tokens, samples): so the mean is that of the whole batch, however unequal its parts.  Where the loop supplies none
     each is 1, and g a mean.
 
-    A gradient that is not finite is left out with its weight; if all k are, there is no update.  Only an update counts:
-    schedules and bias corrections see one in k calls, and so do rules around it and after it in a chain; links before
-    it see each gradient.  k may be a schedule.  A call that is skipped from outside, as by a gradient scaler, is none.
+    A gradient that is not finite is left out with its weight, and so is one whose weight is negative, infinite or NaN;
+    if all k are, or all weights are 0, there is no update.  Only an update counts: schedules and bias corrections see
+    one in k calls, and so do rules around it and after it in a chain; links before it see each gradient.  k may be a
+    schedule.  A call that is skipped from outside, as by a gradient scaler, is none.
 
     A leaf must have a gradient in the last call: without one its sum stays until it has, and is divided by the weights
     of that window.  The sum has the parameter's dtype, in which it may overflow: for parameters of 16 bits give the
     adapter state_dtype="float32".
     """
-    is_finite = global_max(abs(g)) < math.inf
-    total = where(is_finite, state.total + g, state.total)
-    total_weight = where(is_finite, state.total_weight + weight, state.total_weight)
+    is_sound = (global_max(abs(g)) < math.inf) & (weight >= 0) & (weight < math.inf)
+    total = where(is_sound, state.total + g, state.total)
+    total_weight = where(is_sound, state.total_weight + weight, state.total_weight)
     calls = state.calls + 1
     is_last = calls >= k
     happens = is_last & (total_weight > 0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
-from trainfn.hyperparameters import inherited
-from trainfn.rule import rule
+from trainfn.hyperparameters import inherited, is_number
+from trainfn.rule import Rule, rule
+from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Array, LeafPair
 from trainfn.verbs import maximum, where
 
@@ -23,10 +25,30 @@ class Fast(NamedTuple):
 
     @staticmethod
     def eval_params(state: Fast, p: Any, b1: Any) -> Any:
-        return (p - (1 - b1) * state.z) / b1
+        return where(b1 > 0, (p - (1 - b1) * state.z) / b1, p)
 
 
-@rule
+_MOMENTA = ("b1", "momentum")
+
+
+def _check(inner: Rule, *, b1: Any, **_: Any) -> None:
+    if is_number(b1) and b1 == 0:
+        raise ValueError(
+            "schedule_free: b1 = 0 must be above 0: it is the share of the average in the parameters that the model "
+            "holds, of which the average is computed."
+        )
+    for link in inner.all_links:
+        for name in _MOMENTA:
+            value = link.hyper.get(name, 0.0)
+            if isinstance(value, Schedule) or (is_number(value) and value):
+                warnings.warn(
+                    f"schedule_free stands in place of momentum, and {link.definition.name} has {name} = {value!r}: "
+                    f"give it {name} = 0, unless both are meant.",
+                    stacklevel=4,
+                )
+
+
+@rule(check=_check)
 def schedule_free(
     inner: Any, state: Fast, g: Any, p: Any, *, lr: Any = inherited, b1: Any = 0.9, weight_lr_power: Any = 2.0
 ) -> Any:
@@ -39,9 +61,13 @@ def schedule_free(
         schedule_free(sgd(lr=1.0)), schedule_free(adamw(lr=3e-3, b1=0.0)), schedule_free(radam(lr=3e-3, b1=0.0))
 
     The parameters that the model holds are y; x, which is evaluated, is what `eval_params` of a backend gives, so that
-    there is no mode to switch.  Only z is kept: x = (y - (1 - b1) z) / b1, so b1 > 0; put into the last line it gives
+    there is no mode to switch.  Only z is kept: x = (y - (1 - b1) z) / b1, so b1 > 0 (where it becomes 0, y is
+    evaluated); put into the last line it gives
 
         y <- y + c (z - y) + (1 - b1 (1 - c)) u               with the z before the update
+
+    An inner rule with momentum (a b1 or momentum above 0) is warned of when it is given: the paper's have none, for the
+    average takes its place.
 
     lr is the inner rule's, of which a warm-up may be a schedule; optax looks one step ahead in it.  Decay inside of the
     inner rule is that of y.

@@ -1,0 +1,26 @@
+"""Files that are replaced as a whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import get_ident
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside `path` to write to: what stands there in the end takes its place.
+
+    After a crash or on a full disk the old file is as it was; an error leaves nothing beside it.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())  # the name must not come to the disk before what it names
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
