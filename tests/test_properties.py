@@ -51,9 +51,12 @@ def _model(dtype: Any = np.float32) -> tuple[Model, list[Model]]:
 
 
 def _is_of_numbers(row: Row) -> bool:
-    """Whether a rule is one function of numbers: no chain, nothing around it, no other element's numbers, no chance."""
+    """Whether a rule is one function of numbers: no chain, nothing around it, no other element's numbers, no chance.
+
+    One that counts some of its calls alone needs a model to count in.
+    """
     rule, program = row.rule(), row.rule().program()
-    is_alone = rule.links == rule.all_links and len(rule.links) == 1
+    is_alone = rule.links == rule.all_links and len(rule.links) == 1 and "counted" not in program.output
     return is_alone and program.is_elementwise and not (program.has_reductions or program.is_random)
 
 

@@ -65,6 +65,8 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.sgd(momentum=0.9, nesterov="yes"), "nesterov = 'yes' must be a bool"),
         (lambda: tf.rmsprop(centered=tf.constant(1.0)), "centered .* must be a bool"),
         (lambda: tf.sgd(nesterov=True).program(), "nesterov needs momentum"),
+        (lambda: tf.adam(b1=None, nesterov=True).program(), "which b1=None leaves out: give a b1"),
+        (lambda: tf.adamw(b2=None), "b2 = None must be a number"),
         (lambda: tf.decoupled_weight_decay(0.1).hyper, "takes its lr from a rule before it"),
         (lambda: tf.adamw(lr=[0.1]), r"lr = \[0.1\]"),
         (lambda: tf.chain(), "at least one"),

@@ -66,6 +66,7 @@ from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
 from trainfn.rules import sm3 as sm3
+from trainfn.rules import sophia as sophia
 from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio
 from trainfn.rules import yogi as yogi

@@ -97,6 +97,8 @@ DOMAINS: Mapping[str, Domain] = {
     "max_ratio": _POSITIVE,
     "max_rms": _POSITIVE,
     "max_value": _POSITIVE,
+    "clip_threshold": _POSITIVE,
+    "batch_size": _POSITIVE,
     "eta": _NONNEGATIVE,
     "k": Domain(1.0, excludes_high=True, is_whole=True),
     "every": Domain(1.0, excludes_high=True, is_whole=True),

@@ -56,6 +56,7 @@ from trainfn.rules.sgd import sgd as sgd
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum
 from trainfn.rules.sm3 import sm3 as sm3
+from trainfn.rules.sophia import sophia as sophia
 from trainfn.rules.stable_adamw import stable_adamw as stable_adamw
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio
 from trainfn.rules.yogi import yogi as yogi
