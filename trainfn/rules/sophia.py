@@ -45,7 +45,7 @@ def sophia(
     estimate_after: Static[bool] = False,
     debias: Static[bool] = False,
 ) -> Any:
-    """Sophia (Liu et al., arXiv:2305.14342, Algorithm 3), whose period is one estimate and then `every` updates.
+    """Sophia (Liu et al., arXiv:2305.14342v4, Algorithm 3), whose period is one estimate and then `every` updates.
 
         estimate   h <- b2 h + (1 - b2) h_hat
         update     m <- b1 m + (1 - b1) g
