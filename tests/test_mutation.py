@@ -25,6 +25,7 @@ OTHER = {"minimum": "maximum", "maximum": "minimum"}  # symmetric but for two ze
 
 # What survives, and why it may.
 _SQUARED = "a norm does not ask for the sign of a difference"
+_SIZE = "only the size of Adam's update is asked for"
 _NO_ZERO_LEAF = "no leaf or gradient of the golden runs is zero; `tests/test_norms.py` has one"
 _RELATIVE_STEP = "1 / sqrt(t) is above 1e-2 for 10,000 steps; the row `adafactor` has a larger lr"
 _TINY = "of no golden run is a sum of squares below 1e-30; `tests/test_rules.py` takes cube roots of such"
@@ -44,6 +45,8 @@ SURVIVORS = {
     "sgd_sam const37: 1 changed": "it is asked only whether it is above 0",
     "adam_accumulated abs10: left out": "golden gradients are finite; `tests/test_wrappers.py` has infinite ones",
     "adam_accumulated sub79: operands swapped": "sums of these weights are exact in one float32: the difference is 0",
+    "adam_grams sub18: operands swapped": _SIZE,
+    "adam_grams neg34: left out": _SIZE,
     "came sub62: operands swapped": "the difference is squared",
     "adafactor_paper of b sqrt35: left out": _RELATIVE_STEP,
     "adafactor_paper of b div36: operands swapped": _RELATIVE_STEP,

@@ -29,7 +29,6 @@ WORDS: Mapping[str, Words] = {
     "adamw": Words(_MOMENTS),
     "radam": Words(_MOMENTS),
     "lion": Words(_MOMENTS),
-    "sophia": Words({"m": "exp_avg", "h": "hessian"}),
     "sgd": Words({"buf": "momentum_buffer"}, counts=False),
     "rmsprop": Words({"v": "square_avg", "mean": "grad_avg", "buf": "momentum_buffer"}, {"decay": "alpha"}),
     "adagrad": Words({"s": "sum"}),

@@ -203,6 +203,24 @@ ROWS: tuple[Row, ...] = (
         edges={"beta": (0.0,)},
     ),
     row(
+        tf.qhadam,
+        lr=1e-2,
+        b1=0.9,
+        nu2=0.9,
+        # The peer sums the weights of its means in float32.
+        peer=Namesake("QHAdam", {"lr": 1e-2, "nus": (0.7, 0.9)}, precision=1e-6),
+        edges={"nu1": (0.0, 1.0), "nu2": (0.0, 1.0), "eps": (1e-3,)},
+    ),
+    row(
+        tf.adabound,
+        lr=1e-2,
+        gamma=0.1,
+        **as_in_the_peer(b2=0.999),
+        peer=Namesake("AdaBound", {"lr": 1e-2, "gamma": 0.1}),
+        edges={"b1": (0.0,), "gamma": (10.0,), "final_lr": (0.0, 1e-3)},
+        descent={"lr": 0.001, "final_lr": 0.001},
+    ),
+    row(
         tf.sophia,
         lr=1e-2,
         b2=0.9,

@@ -57,6 +57,20 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.01},
     ),
     Row(
+        "adam_grams",
+        lambda **h: tf.chain(tf.grams(tf.adam(**h)), tf.decoupled_weight_decay(0.1)),
+        peer=Namesake("Grams", {"lr": 1e-2, "weight_decay": 0.1}),
+        hyper={"lr": 1e-2, "eps": 1e-6},
+    ),
+    Row(
+        "adam_grokfast",
+        lambda **h: tf.chain(tf.grokfast(), tf.adam(b2=0.99, **h)),
+        # Its denominator is at least eps, and ours larger by eps.
+        peer=Namesake("GrokFastAdamW", {"lr": 1e-2, "normalize_lr": False, "eps": 1e-20}),
+        hyper={"lr": 1e-2, "eps": 1e-20},
+        descent={"lr": 3e-3},
+    ),
+    Row(
         "sgd_mechanic",
         lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
         optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),
