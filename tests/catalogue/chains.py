@@ -71,6 +71,19 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 3e-3},
     ),
     Row(
+        "adamw_stochastic",
+        lambda **h: tf.stochastic_rounding(tf.adamw(**h), seed=3),
+        hyper={"lr": 1e-2},
+        dtype="bfloat16",
+    ),
+    Row(
+        "sgd_rounded_once",
+        lambda **h: tf.round_once(tf.sgd(momentum=0.9, **h)),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+        dtype="float16",
+    ),
+    Row(
         "sgd_mechanic",
         lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
         optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),
