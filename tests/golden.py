@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 import trainfn as tf
@@ -27,16 +28,19 @@ SHAPES = {"w": (6, 5), "b": (3,)}
 
 
 @cache
-def inputs(steps: int = STEPS[-1]) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+def inputs(steps: int = STEPS[-1], dtype: str = "float32") -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Parameters and a stream of gradients over eight decades, from the counter generator."""
-    params = {k: numbers(i, shape) for i, (k, shape) in enumerate(SHAPES.items())}
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    params = {k: numbers(i, shape).astype(kind) for i, (k, shape) in enumerate(SHAPES.items())}
     keys = {k: 1000 * i for i, k in enumerate(SHAPES, start=1)}
-    return params, tuple({k: numbers(keys[k] * 1000 + n, shape) for k, shape in SHAPES.items()} for n in range(steps))
+    return params, tuple(
+        {k: numbers(keys[k] * 1000 + n, shape).astype(kind) for k, shape in SHAPES.items()} for n in range(steps)
+    )
 
 
-def run(execution: Execution, rule: tf.Rule, steps: int = STEPS[-1]) -> Trajectory:
+def run(execution: Execution, rule: tf.Rule, steps: int = STEPS[-1], dtype: str = "float32") -> Trajectory:
     """A rule's golden trajectory on one execution; rules that skip get something to skip."""
-    params, grads = inputs(steps)
+    params, grads = inputs(steps, dtype)
     if "applied" in rule.program().output:
         grads = tuple(map(_poisoned, range(steps), grads))
     return execution(rule, params, grads)
@@ -78,6 +82,6 @@ def expected(row: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    table = {row.name: hashes(run(run_reference, row.rule())) for row in ROWS}
+    table = {row.name: hashes(run(run_reference, row.rule(), dtype=row.dtype)) for row in ROWS}
     FILE.write_text(json.dumps(table, indent=1) + "\n")
     print(f"wrote {len(table)} rows to {FILE.name}")

@@ -2,7 +2,7 @@
 
 A rule is drawn as a list of instructions, each an operation with numbers that say which of the latest values it takes.
 Arrays meet scalars, flags and Python numbers in either order; scalars come from the step, hyperparameters, state and
-reductions; conditions are masks, flags, and both together.
+reductions; conditions are masks, flags, and both together; random numbers are drawn by scalars that may be no words.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from trainfn import verbs
 
 NUMBERS = (0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 0.1, 1e-8, 1e30, 1e-40, -1e-39)
 BINARY = ("add", "sub", "mul", "div", "maximum", "minimum")
-UNARY = ("sqrt", "neg", "abs", "sign")
+UNARY = ("sqrt", "neg", "abs", "sign", "rounded")
+CHANCE = ("uniform_like",)  # normal numbers are made of these, in many operations
 CHOICES = ("where mask", "where flag", "where both")
 SCALARS = ("combine", "compare", "of leaf", "of model")
 WHOLE = ("row", "column", "product", "product if")
 
 Instruction = tuple[str, int, int, int]
 _INDEX = st.integers(0, 11)
-_OPERATIONS = st.sampled_from(BINARY * 2 + UNARY + CHOICES * 2 + SCALARS * 2)
+_OPERATIONS = st.sampled_from(BINARY * 2 + UNARY + CHANCE + CHOICES * 2 + SCALARS * 2)
 _ALONG_AXES = st.one_of(_OPERATIONS, st.sampled_from(WHOLE))
 
 
@@ -86,6 +87,9 @@ class _Values:
             self.arrays.append(_binary(op, x, y) if k % 2 else _binary(op, y, x))
         elif op in UNARY:
             self.arrays.append(_unary(op, _latest(self.arrays, i)))
+        elif op in CHANCE:
+            x = _latest(self.arrays, i)
+            self.arrays.append(x * verbs.uniform_like(self.arrays[0], j, _latest(self.of_leaf, k)))
         elif op in CHOICES:
             self._choose(op, i, j, k)
         elif op in WHOLE:

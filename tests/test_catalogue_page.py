@@ -54,7 +54,7 @@ def test_classes_states_and_words_follow_from_the_program() -> None:
     ("text", "citation"),
     [
         ("Lion (Chen et al., arXiv:2302.06675v4).", "Chen et al., [arXiv:2302.06675v4](https://arxiv.org/abs/2302"),
-        ("A way up (Ziyin, Wang & Ueda,\n    arXiv:2002.04839).", "Ziyin, Wang & Ueda, [arXiv:2002.04839](https://arxi"),
+        ("A way up (Ziyin, Wang & Ueda,\n    arXiv:2002.04839v3).", "Ziyin, Wang & Ueda, [arXiv:2002.04839v3](https://arxi"),
         ("Riedmiller & Braun, ICNN 1993. Or others, 1990.", "Riedmiller & Braun, ICNN 1993"),
         ("g + weight_decay p, since 1990.", "-"),
         (None, "-"),

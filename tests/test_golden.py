@@ -17,7 +17,7 @@ def test_every_row_has_its_hashes() -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_golden_trajectory(row, execution: str) -> None:  # type: ignore[no-untyped-def]
     expected = golden.expected(row.name)
-    assert golden.hashes(golden.run(EXECUTIONS[execution], row.rule())) == expected, (
+    assert golden.hashes(golden.run(EXECUTIONS[execution], row.rule(), dtype=row.dtype)) == expected, (
         f"{row.name} on {execution} left its trajectory in tests/golden.json. If its formula was meant to change: "
         f"{golden.HOW}"
     )

@@ -62,7 +62,7 @@ def _leaves_subnormals(name: str) -> bool:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_same_bits(row: Row, execution: str) -> None:
     together = {f"{name}{i}": shape for i, model in enumerate(MODELS) for name, shape in model.items()}
-    _check(execution, row, row.rule(), *_inputs(together, 1000, 4, 1.0, False, np.float32))
+    _check(execution, row, row.rule(), *_inputs(together, 1000, 4, 1.0, False, DTYPES[row.dtype]))
 
 
 # Eager JAX runs the jitted function: `test_same_bits` shows it.
@@ -79,8 +79,8 @@ def test_same_bits_at_all_magnitudes(
     # Each dtype is a compilation, in JAX each setting and each leaf, too: the whole choice is for the first rows.
     is_whole = row.name in FIRST or pytestconfig.getoption("--long")
     is_jax = execution.startswith("jax")
-    dtype = data.draw(st.sampled_from(list(DTYPES))) if is_whole else "float32"
-    hyper = data.draw(st.sampled_from(_edges(row))) if dtype == "float32" and (is_whole or not is_jax) else {}
+    dtype = data.draw(st.sampled_from(list(DTYPES))) if is_whole else row.dtype
+    hyper = data.draw(st.sampled_from(_edges(row))) if dtype == row.dtype and (is_whole or not is_jax) else {}
     key = data.draw(st.integers(0, 2**20))
     model = MODELS[1] if is_whole or not is_jax else {"a": (17,), "b": (3, 5)}
     _check(execution, row, row.rule(**hyper), *_inputs(model, key, 3, magnitude, special, DTYPES[dtype]))

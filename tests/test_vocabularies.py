@@ -28,7 +28,7 @@ SHAPES = {"w": (4, 3), "b": (3,)}
 NOT_TAKEN = {"foreach", "fused", "capturable", "differentiable"}
 # How optax and rules count updates, or whether there were any.
 COUNTS = {"count", "t", "is_init_step"}
-CONSTANTS = {"ns_coeffs"}  # which optax keeps in the state
+CONSTANTS = {"ns_coeffs", "b1"}  # which optax keeps in the state
 
 
 def _defined() -> dict[str, Definition]:

@@ -289,6 +289,45 @@ def test_schedule_free_needs_an_average() -> None:
     assert torch.equal(optimizer.eval_params()["p"], p)
 
 
+def test_schedule_free_adamw_is_that_of_the_peer() -> None:
+    import torch
+    from pytorch_optimizer import ScheduleFreeAdamW
+
+    params = {k: torch.tensor(p, requires_grad=True) for k, p in model().items()}
+    peer = ScheduleFreeAdamW(params.values(), lr=0.1, betas=(0.8, 0.99), weight_decay=0.1)
+    rule = tf.schedule_free(tf.adamw(lr=0.1, b1=None, b2=0.99, weight_decay=0.1, eps_root=1e-15), b1=0.8)
+    grads = gradients(8)
+    for (ours, state), g in zip(run(rule, grads), grads, strict=True):
+        for k, p in params.items():
+            p.grad = torch.tensor(g[k])
+        peer.step()
+        assert_close(ours, {k: p.detach().numpy() for k, p in params.items()})
+        assert all(kept.keys() >= {"v", "z"} and "m" not in kept for kept in state.leaves.values())
+
+
+@pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
+def test_schedule_free_warms_up_as_in_optax(name: str) -> None:
+    """Which weighs the average by the next update's learning rate, in float32: these numbers are exact there."""
+    import jax
+    import optax
+
+    import trainfn_jax
+
+    with jax.enable_x64(True):
+        paths = []
+        for library in (optax, trainfn_jax):
+            tx = getattr(library.contrib, name)(0.125, warmup_steps=4, weight_decay=0.1)
+            params = jax.tree.map(jax.numpy.asarray, model())
+            state = tx.init(params)
+            paths.append([])
+            for g in gradients(6):
+                updates, state = tx.update(g, state, params)
+                params = optax.apply_updates(params, updates)
+                paths[-1].append(params)
+        for theirs, ours in zip(*paths, strict=True):
+            assert_close(ours, theirs)
+
+
 # -- accumulation ------------------------------------------------------------------------------------------------------
 
 
@@ -490,7 +529,7 @@ def test_a_leaf_learns_from_its_update_on_as_if_it_were_new() -> None:
 
 AVERAGED: Sequence[Callable[[], tf.Rule]] = (
     lambda: tf.ema(tf.adam(lr=0.1), decay=0.9),
-    lambda: tf.schedule_free(tf.adamw(lr=0.1, b1=0.0)),
+    lambda: tf.schedule_free(tf.adamw(lr=0.1, b1=None)),
     lambda: tf.sam(tf.sgd(lr=0.1)),
     lambda: tf.lookahead(tf.sgd(lr=0.1), k=2),
     lambda: tf.sgd(lr=0.1, momentum=0.9),

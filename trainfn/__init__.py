@@ -12,6 +12,7 @@ from trainfn.rule import partition as partition
 from trainfn.rule import rule as rule
 from trainfn.rules import acprop as acprop
 from trainfn.rules import adabelief as adabelief
+from trainfn.rules import adabound as adabound
 from trainfn.rules import adadelta as adadelta
 from trainfn.rules import adafactor as adafactor
 from trainfn.rules import adagrad as adagrad
@@ -22,6 +23,7 @@ from trainfn.rules import adamw as adamw
 from trainfn.rules import adan as adan
 from trainfn.rules import ademamix as ademamix
 from trainfn.rules import adopt as adopt
+from trainfn.rules import aggmo as aggmo
 from trainfn.rules import asgd as asgd
 from trainfn.rules import came as came
 from trainfn.rules import cautious_weight_decay as cautious_weight_decay
@@ -40,6 +42,7 @@ from trainfn.rules import dog as dog
 from trainfn.rules import dowg as dowg
 from trainfn.rules import fromage as fromage
 from trainfn.rules import gradient_noise as gradient_noise
+from trainfn.rules import grokfast as grokfast
 from trainfn.rules import independent_weight_decay as independent_weight_decay
 from trainfn.rules import lamb as lamb
 from trainfn.rules import laprop as laprop
@@ -58,6 +61,8 @@ from trainfn.rules import optimistic_adam as optimistic_adam
 from trainfn.rules import optimistic_gradient_descent as optimistic_gradient_descent
 from trainfn.rules import polyak_sgd as polyak_sgd
 from trainfn.rules import prodigy as prodigy
+from trainfn.rules import qhadam as qhadam
+from trainfn.rules import qhm as qhm
 from trainfn.rules import radam as radam
 from trainfn.rules import rmsprop as rmsprop
 from trainfn.rules import rprop as rprop
@@ -66,6 +71,7 @@ from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
 from trainfn.rules import sm3 as sm3
+from trainfn.rules import sophia as sophia
 from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio
 from trainfn.rules import yogi as yogi
@@ -117,6 +123,7 @@ from trainfn.wrappers.average import swa as swa
 from trainfn.wrappers.cautious import cautious as cautious
 from trainfn.wrappers.freeze import frozen as frozen
 from trainfn.wrappers.freeze import unfreeze as unfreeze
+from trainfn.wrappers.grams import grams as grams
 from trainfn.wrappers.lookahead import lookahead as lookahead
 from trainfn.wrappers.mechanic import mechanic as mechanic
 from trainfn.wrappers.rounding import round_once as round_once

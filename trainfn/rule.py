@@ -23,7 +23,8 @@ A rule's positional parameters say what it needs, by name:
             if the condition of the leaf or the model holds: otherwise its state stays and its update is -0.0
 
 It returns what to add to p and, if it has one, the next state.  Its keyword parameters are hyperparameters, except
-those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.
+those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.  None may be given
+where it is the default, or where the annotation says so, as in `b1: Any | None = 0.9`.
 
 Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into one.
 """
@@ -92,6 +93,7 @@ class Definition:
     positional: tuple[str, ...]
     defaults: Mapping[str, Any]
     options: frozenset[str]
+    optional: frozenset[str]
     state: Any  # the NamedTuple class, or None
     check: Callable[..., None] | None = None
 
@@ -172,6 +174,8 @@ class Definition:
             if not isinstance(value, Hashable):
                 raise TypeError(f"{self.name}: the option {name} must be hashable, and {value!r} is not.")
             default = self.defaults[name]
+            if value is None and name in self.optional:
+                continue
             if name not in self.options and not isinstance(default, bool | str | None):
                 raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
             if isinstance(default, bool | int | str) and type(value) is not type(default):
@@ -529,10 +533,11 @@ def rule(function: Any = None, *, check: Callable[..., None] | None = None) -> A
     if taken:
         raise TypeError(f"rule {name}: {', '.join(taken)} is a word of its own and cannot name a hyperparameter.")
     options = frozenset(n for n in keywords if "static" in getattr(hints.get(n), "__metadata__", ()))
+    optional = frozenset(n for n in keywords if type(None) in typing.get_args(hints.get(n)))
     state = hints.get("state") if "state" in positional else None
     if "state" in positional:
         _check_state(name, state, keywords)
-    return Definition(function, name, positional, keywords, options, state)
+    return Definition(function, name, positional, keywords, options, optional, state)
 
 
 def _hints(name: str, annotated: Any) -> dict[str, Any]:

@@ -25,6 +25,8 @@ __all__ = [
     "momo_adam",
     "muon",
     "prodigy",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "simplified_ademamix",
 ]
 
@@ -163,6 +165,48 @@ def muon(
         nesterov=nesterov,
     )
     return transform(trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others))
+
+
+def schedule_free_sgd(
+    learning_rate: Any = 1.0,
+    warmup_steps: int | None = None,
+    b1: Any = 0.9,
+    weight_decay: Any = None,
+    weight_lr_power: Any = 2.0,
+) -> optax.GradientTransformationExtraArgs:
+    """optax.contrib.schedule_free_sgd in trainfn's arithmetic: `trainfn.schedule_free` around `trainfn.sgd`.
+
+    `trainfn_jax.eval_params(rule, state, params)` says what is to be evaluated, for the rule as written with
+    `trainfn.schedule_free`.
+    """
+    lr, weighing = _warmed_up(learning_rate, warmup_steps)
+    rule = trainfn.sgd(lr=lr)
+    if weight_decay is not None:
+        rule = trainfn.chain(trainfn.coupled_weight_decay(weight_decay), rule)
+    return transform(trainfn.schedule_free(rule, lr=weighing, b1=b1, weight_lr_power=weight_lr_power))
+
+
+def schedule_free_adamw(
+    learning_rate: Any = 0.0025,
+    warmup_steps: int | None = None,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    weight_decay: Any = 0.0,
+    weight_lr_power: Any = 2.0,
+) -> optax.GradientTransformationExtraArgs:
+    """optax.contrib.schedule_free_adamw in trainfn's arithmetic: `trainfn.schedule_free` around `trainfn.adamw`."""
+    lr, weighing = _warmed_up(learning_rate, warmup_steps)
+    rule = trainfn.adamw(lr=lr, b1=None, b2=b2, eps=eps, weight_decay=weight_decay)
+    return transform(trainfn.schedule_free(rule, lr=weighing, b1=b1, weight_lr_power=weight_lr_power))
+
+
+def _warmed_up(peak: Any, steps: int | None) -> tuple[Any, Any]:
+    """The learning rate, and that by which optax weighs the average: the next update's."""
+    if steps is None:
+        return peak, peak
+    lr = trainfn.warmup(peak, steps)
+    return lr, trainfn.shift(lr, by=-1)
 
 
 def _is_matrix(leaf: trainfn.Leaf) -> bool:

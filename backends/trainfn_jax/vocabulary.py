@@ -85,6 +85,8 @@ STATE: Mapping[str, Mapping[str, str]] = {
     "adopt": {"m": "mu", "v": "nu"},
     "ademamix": {"v": "nu"},
     "simplified_ademamix": {"v": "n"},
+    "schedule_free": {"weights": "weight_sum", "peak": "max_lr"},
+    "sophia": {"m": "mu", "h": "nu"},
     "optimistic_gradient_descent": {"last": "previous_gradient"},
     "optimistic_adam": {"m": "mu", "v": "nu", "last": "previous_gradient"},
 }

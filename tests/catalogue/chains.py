@@ -57,6 +57,33 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.01},
     ),
     Row(
+        "adam_grams",
+        lambda **h: tf.chain(tf.grams(tf.adam(**h)), tf.decoupled_weight_decay(0.1)),
+        peer=Namesake("Grams", {"lr": 1e-2, "weight_decay": 0.1}),
+        hyper={"lr": 1e-2, "eps": 1e-6},
+    ),
+    Row(
+        "adam_grokfast",
+        lambda **h: tf.chain(tf.grokfast(), tf.adam(b2=0.99, **h)),
+        # Its denominator is at least eps, and ours larger by eps.
+        peer=Namesake("GrokFastAdamW", {"lr": 1e-2, "normalize_lr": False, "eps": 1e-20}),
+        hyper={"lr": 1e-2, "eps": 1e-20},
+        descent={"lr": 3e-3},
+    ),
+    Row(
+        "adamw_stochastic",
+        lambda **h: tf.stochastic_rounding(tf.adamw(**h), seed=3),
+        hyper={"lr": 1e-2},
+        dtype="bfloat16",
+    ),
+    Row(
+        "sgd_rounded_once",
+        lambda **h: tf.round_once(tf.sgd(momentum=0.9, **h)),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+        dtype="float16",
+    ),
+    Row(
         "sgd_mechanic",
         lambda **h: tf.mechanic(tf.sgd(momentum=0.9, **h), s_init=1e-2),
         optax=Namesake("sgd", {"learning_rate": 1.0, "momentum": 0.9}, around=("contrib.mechanize", {"s_init": 1e-2})),

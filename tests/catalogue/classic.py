@@ -127,6 +127,21 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.001},
     ),
     row(
+        tf.qhm,
+        lr=0.1,
+        momentum=0.9,
+        peer=Namesake("QHM", {"lr": 0.1, "momentum": 0.9, "nu": 0.7}),
+        edges={"nu": (0.0, 1.0), "momentum": (0.0,)},
+        descent={"lr": 0.001},
+    ),
+    row(
+        tf.aggmo,
+        lr=0.1,
+        peer=Namesake("AggMo", {"lr": 0.1}),
+        edges={"lr": (0.0,)},
+        descent={"lr": 0.001},
+    ),
+    row(
         tf.optimistic_gradient_descent,
         lr=0.1,
         alpha=1.5,

@@ -57,6 +57,7 @@ class Row:
     torch, optax, peer: namesakes in torch.optim, optax and pytorch_optimizer; None where there is none.
     edges: hyperparameter values at which formulas degenerate, each applied alone.
     descent: hyperparameters with which 40 steps lead down a quadratic and Rosenbrock's function; else the row's own.
+    dtype: of the parameters and gradients whose bits are compared, where low precision is what the rule is about.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Row:
     edges: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     hyper: Mapping[str, Any] = field(default_factory=dict)
     descent: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
 
     @property
     def is_elementwise(self) -> bool:

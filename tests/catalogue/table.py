@@ -47,7 +47,7 @@ SCHEDULES_HEAD = """
 ## Schedules
 
 All are exact: the same 64 bits everywhere. Besides there are two state machines, of a metric: `reduce_on_plateau`, as
-torch's ReduceLROnPlateau, and `greedy`, GreedyLR ([arXiv:2512.14527](https://arxiv.org/abs/2512.14527)).
+torch's ReduceLROnPlateau, and `greedy`, GreedyLR ([arXiv:2512.14527v1](https://arxiv.org/abs/2512.14527v1)).
 """
 
 

@@ -34,13 +34,24 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "adamw_schedule_free",
-        lambda **h: tf.schedule_free(tf.adamw(b1=0.0, **h)),
-        optax=Namesake(
-            "adamw",
-            {"learning_rate": 1e-2, "b1": 0.0, "weight_decay": 1e-2},
-            around=("contrib.schedule_free", {"learning_rate": 1e-2}),
-        ),
+        lambda **h: tf.schedule_free(tf.adamw(b1=None, **h)),
+        optax=Namesake("contrib.schedule_free_adamw", {"learning_rate": 1e-2, "weight_decay": 1e-2}),
         hyper={"lr": 1e-2},
+    ),
+    Row(
+        "sgd_schedule_free",
+        lambda **h: tf.schedule_free(tf.chain(tf.coupled_weight_decay(0.1), tf.sgd(**h))),
+        optax=Namesake("contrib.schedule_free_sgd", {"learning_rate": 1e-2, "weight_decay": 0.1}),
+        peer=Namesake("ScheduleFreeSGD", {"lr": 1e-2, "weight_decay": 0.1}),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.001},
+    ),
+    Row(
+        "radam_schedule_free",
+        lambda **h: tf.schedule_free(tf.adamw(b1=None, **h)),
+        peer=Namesake("ScheduleFreeRAdam", {"lr": 1e-2, "weight_decay": 1e-2}),
+        hyper={"lr": tf.radam_warmup(peak=1e-2)},
+        descent={"lr": 1e-2},
     ),
     Row(
         "sgd_sam",

@@ -2,6 +2,7 @@
 
 from trainfn.rules.adabelief import acprop as acprop
 from trainfn.rules.adabelief import adabelief as adabelief
+from trainfn.rules.adabound import adabound as adabound
 from trainfn.rules.adadelta import adadelta as adadelta
 from trainfn.rules.adafactor import adafactor as adafactor
 from trainfn.rules.adagrad import adagrad as adagrad
@@ -13,6 +14,7 @@ from trainfn.rules.adan import adan as adan
 from trainfn.rules.ademamix import ademamix as ademamix
 from trainfn.rules.ademamix import simplified_ademamix as simplified_ademamix
 from trainfn.rules.adopt import adopt as adopt
+from trainfn.rules.aggmo import aggmo as aggmo
 from trainfn.rules.asgd import asgd as asgd
 from trainfn.rules.came import came as came
 from trainfn.rules.centralize import centralize as centralize
@@ -31,6 +33,7 @@ from trainfn.rules.decay import independent_weight_decay as independent_weight_d
 from trainfn.rules.dog import dog as dog
 from trainfn.rules.dog import dowg as dowg
 from trainfn.rules.fromage import fromage as fromage
+from trainfn.rules.grokfast import grokfast as grokfast
 from trainfn.rules.lamb import lamb as lamb
 from trainfn.rules.laprop import laprop as laprop
 from trainfn.rules.lars import lars as lars
@@ -49,6 +52,8 @@ from trainfn.rules.optimistic import optimistic_adam as optimistic_adam
 from trainfn.rules.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
 from trainfn.rules.polyak import polyak_sgd as polyak_sgd
 from trainfn.rules.prodigy import prodigy as prodigy
+from trainfn.rules.qh import qhadam as qhadam
+from trainfn.rules.qh import qhm as qhm
 from trainfn.rules.radam import radam as radam
 from trainfn.rules.rmsprop import rmsprop as rmsprop
 from trainfn.rules.rprop import rprop as rprop
@@ -56,6 +61,7 @@ from trainfn.rules.sgd import sgd as sgd
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum
 from trainfn.rules.sm3 import sm3 as sm3
+from trainfn.rules.sophia import sophia as sophia
 from trainfn.rules.stable_adamw import stable_adamw as stable_adamw
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio
 from trainfn.rules.yogi import yogi as yogi

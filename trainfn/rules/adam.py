@@ -17,9 +17,9 @@ class Moments(NamedTuple):
 
 
 class MaxMoments(NamedTuple):
-    """m, v: as in `Moments`; v_max: the largest v so far, or v_hat (amsgrad only)."""
+    """m, v: as in `Moments`, m absent without b1; v_max: the largest v so far, or v_hat (amsgrad only)."""
 
-    m: Array
+    m: Array | None
     v: Array
     v_max: Array | None
 
@@ -31,7 +31,7 @@ def adam(
     g: Any,
     *,
     lr: Any = 1e-3,
-    b1: Any = 0.9,
+    b1: Any | None = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
     eps_root: Any = None,
@@ -45,7 +45,8 @@ def adam(
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)
         p <- p - lr m_hat / (sqrt(v_hat) + eps)
 
-    For torch's `Adam(weight_decay=...)`, which adds the decay to g, put `coupled_weight_decay` before it in a chain.
+    With `b1=None` there is no m, and m_hat is g.  For torch's `Adam(weight_decay=...)`, which adds the decay to g, put
+    `coupled_weight_decay` before it in a chain.
 
     eps_root, an option of optax, is added to v_hat under the root.
 
@@ -69,7 +70,7 @@ def adamw(
     p: Any,
     *,
     lr: Any = 1e-3,
-    b1: Any = 0.9,
+    b1: Any | None = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
     weight_decay: Any = 1e-2,
@@ -101,19 +102,28 @@ def debiased(
     nesterov: bool = False,
     amsgrad: bool = False,
     max_of_debiased: bool = False,
-) -> tuple[Any, Any, MaxMoments]:
-    """m_hat, v_hat and the next state, as the options say; see `adam`."""
-    m = b1 * state.m + (1 - b1) * g
+) -> tuple[Any, Any, Any]:
+    """m_hat, v_hat and the next `MaxMoments`, as the options say; see `adam`."""
+    m, m_hat = first_moment(t, state.m, g, b1)
     v = b2 * state.v + (1 - b2) * square(g)
-    m_hat = m / (1 - b1**t)
     v_hat = v / (1 - b2**t)
     v_max = None
     if nesterov:
+        if m is None:
+            raise TypeError("nesterov steps along a running mean of gradients, which b1=None leaves out: give a b1.")
         m_hat = b1 * (m / (1 - b1 ** (t + 1))) + (1 - b1) * (g / (1 - b1**t))
     if amsgrad:
         v_max = maximum(state.v_max, v_hat if max_of_debiased else v)
         v_hat = v_max if max_of_debiased else v_max / (1 - b2**t)
     return m_hat, v_hat, MaxMoments(m, v, v_max)
+
+
+def first_moment(t: Any, m: Any, g: Any, b1: Any | None) -> tuple[Any, Any]:
+    """m after this gradient, and m_hat; without b1 None and the gradient."""
+    if b1 is None:
+        return None, g
+    m = b1 * m + (1 - b1) * g
+    return m, m / (1 - b1**t)
 
 
 def root(v: Any, eps: Any, eps_root: Any) -> Any:

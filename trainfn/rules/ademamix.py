@@ -68,7 +68,7 @@ def simplified_ademamix(
     weight_decay: Any = 0.0,
     eps_root: Any = None,
 ) -> Any:
-    """Simplified AdEMAMix (Morwani et al., arXiv:2502.02431): a sum of gradients, and alpha times the last one.
+    """Simplified AdEMAMix (Morwani et al., arXiv:2502.02431v1): a sum of gradients, and alpha times the last one.
 
         m <- b1 m + g
         v <- b2 v + (1 - b2) g^2        v_hat = v / (1 - b2^t)

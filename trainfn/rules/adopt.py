@@ -23,7 +23,7 @@ def adopt(
     nesterov: Static[bool] = False,
     use_clipping: Static[bool] = True,
 ) -> Any:
-    """ADOPT (Taniguchi et al., arXiv:2411.02853, with the clipping of its later versions).
+    """ADOPT (Taniguchi et al., arXiv:2411.02853v3, with the clipping that its first version lacks).
 
         c = g / max(sqrt(v), eps), clipped to [-step^(1/4), step^(1/4)]
         m <- b1 m + (1 - b1) c          m stays 0 at the first step

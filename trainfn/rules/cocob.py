@@ -28,7 +28,7 @@ class Bets(NamedTuple):
 
 @rule
 def cocob(state: Bets, g: Any, p: Any, *, lr: Any = 1.0, alpha: Any = 100.0, eps: Any = 1e-8) -> Any:
-    """COCOB-Backprop (Orabona & Tommasi, arXiv:1705.07795, Algorithm 2).
+    """COCOB-Backprop (Orabona & Tommasi, arXiv:1705.07795v3, Algorithm 2).
 
         L <- max(L, |g|);  G <- G + |g|;  R <- max(R - g (p - p0), 0);  C <- C - g
         p <- p0 + C / (L max(G + L, alpha L)) (L + R)

@@ -42,7 +42,7 @@ def dadapt_adamw(
     d0: Any = 1e-6,
     weight_decay: Any = 0.0,
 ) -> Any:
-    """D-Adapted AdamW (Defazio & Mishchenko, arXiv:2301.07733, as optax writes it).
+    """D-Adapted AdamW (Defazio & Mishchenko, arXiv:2301.07733v5, as optax writes it).
 
         a <- lr d sqrt(1 - b2^t) / (1 - b1^t)               k = sqrt(b2), sums over the model
         r <- k r + (1 - k) a <g, s / (sqrt(v) + eps)>

@@ -29,7 +29,7 @@ def independent_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-4, peak: 
     """u - (lr / peak) weight_decay p: the decay follows the schedule, and not how high it is.
 
     lr / peak is eta_t of Loshchilov & Hutter, arXiv:1711.05101v3, Algorithm 2, whose decay this is.  Wortsman et al.,
-    arXiv:2309.14322, found that it makes the best lr depend less on the size of the model.
+    arXiv:2309.14322v2, found that it makes the best lr depend less on the size of the model.
     """
     return g - lr / peak * weight_decay * p
 
@@ -38,13 +38,13 @@ def independent_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-4, peak: 
 def corrected_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2, peak: Any, lr: Any = inherited) -> Any:
     """u - (lr^2 / peak) weight_decay p: the ratio of gradient to parameter stays level while lr falls.
 
-    AdamC's correction for normalised layers (Defazio, arXiv:2506.02285).
+    AdamC's correction for normalised layers (Defazio, arXiv:2506.02285v2).
     """
     return g - square(lr) / peak * weight_decay * p
 
 
 @rule
 def cautious_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2, lr: Any = inherited) -> Any:
-    """u - lr weight_decay p where u does not move p away from zero, else u (Chen et al., arXiv:2510.12402)."""
+    """u - lr weight_decay p where u does not move p away from zero, else u (Chen et al., arXiv:2510.12402v2)."""
     is_towards_zero = ((g <= 0) & (p >= 0)) | ((g >= 0) & (p <= 0))
     return where(is_towards_zero, g - lr * weight_decay * p, g)

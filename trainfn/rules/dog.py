@@ -46,7 +46,7 @@ def dog(
     start_value: Any = 1e-6,
     eps: Any = 1e-8,
 ) -> Any:
-    """DoG, distance over gradients (Ivgi, Hinder & Carmon, arXiv:2302.12022).
+    """DoG, distance over gradients (Ivgi, Hinder & Carmon, arXiv:2302.12022v3).
 
         r <- max(r, |p - p0|)                               norms of the model
         G <- G + |g|^2
@@ -79,7 +79,7 @@ def dowg(
     initial_square_distance: Any = None,
     eps: Any = 1e-4,
 ) -> Any:
-    """DoWG, distance over weighted gradients (Khaled, Mishchenko & Jin, arXiv:2305.16284, Algorithm 1).
+    """DoWG, distance over weighted gradients (Khaled, Mishchenko & Jin, arXiv:2305.16284v4, Algorithm 1).
 
         r <- max(r, |p - p0|^2)                             norms of the model
         v <- v + r |g|^2

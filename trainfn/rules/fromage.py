@@ -10,7 +10,7 @@ from trainfn.verbs import leaf_norm, maximum, sqrt, square, where
 
 @rule
 def fromage(g: Any, p: Any, *, lr: Any = 1e-2, min_norm: Any = 1e-6) -> Any:
-    """Fromage (Bernstein et al., arXiv:2002.03432, Algorithm 1).
+    """Fromage (Bernstein et al., arXiv:2002.03432v3, Algorithm 1).
 
         p <- (p - lr |p| / |g| g) / sqrt(1 + lr^2)         with norms of the leaf
 

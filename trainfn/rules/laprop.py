@@ -21,7 +21,7 @@ def laprop(
     eps: Any = 1e-15,
     eps_root: Any = None,
 ) -> Any:
-    """LaProp (Ziyin, Wang & Ueda, arXiv:2002.04839, Algorithm 1).
+    """LaProp (Ziyin, Wang & Ueda, arXiv:2002.04839v3, Algorithm 1).
 
         v <- b2 v + (1 - b2) g^2                                    v_hat = v / (1 - b2^t)
         m <- b1 m + (1 - b1) g / (sqrt(v_hat + eps_root) + eps)     m_hat = m / (1 - b1^t)

@@ -33,7 +33,7 @@ def mars(
     gamma: Any = 0.025,
     eps_root: Any = None,
 ) -> Any:
-    """MARS-AdamW (Yuan et al., arXiv:2411.10438, the approximate form, which needs one gradient a step).
+    """MARS-AdamW (Yuan et al., arXiv:2411.10438v4, the approximate form, which needs one gradient a step).
 
         c = g + gamma b1 / (1 - b1) (g - g_last), scaled to norm 1 if its norm in the leaf is larger
         m_hat, v_hat as in Adam, of c

@@ -20,7 +20,7 @@ def polyak_sgd(
     eps: Any = 0.0,
     variant: Static[str] = "sps",
 ) -> Any:
-    """SGD with Polyak's step size (Loizou et al., arXiv:2002.10542, SPS_max with c = 1).
+    """SGD with Polyak's step size (Loizou et al., arXiv:2002.10542v3, SPS_max with c = 1).
 
         p <- p - scaling min((value - f_min) / (|g|^2 + eps), lr) g
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.rules.adam import Moments
-from trainfn.trace import Static
+from trainfn.rules.adam import first_moment
+from trainfn.trace import Array, Static
 from trainfn.verbs import sqrt, square, where
+
+
+class Moments(NamedTuple):
+    """m: running mean of g, absent without b1; v: running mean of g * g; both shaped like p."""
+
+    m: Array | None
+    v: Array
 
 
 @rule
@@ -17,7 +24,7 @@ def radam(
     g: Any,
     *,
     lr: Any = 1e-3,
-    b1: Any = 0.9,
+    b1: Any | None = 0.9,
     b2: Any = 0.999,
     eps: Any = 1e-8,
     threshold: Any = 5.0,
@@ -31,12 +38,11 @@ def radam(
         p <- p - lr r m_hat / (sqrt(v_hat) + eps)    if rho > threshold, else p - lr m_hat
 
     The paper's threshold is 4 and it has no eps; 5 and eps are torch's and optax's.  With `eps_before_debias` the
-    denominator is (sqrt(v) + eps) / sqrt(1 - b2^t), which is torch's.
+    denominator is (sqrt(v) + eps) / sqrt(1 - b2^t), which is torch's.  With `b1=None` there is no m, and m_hat is g.
     """
     t = step + 1
-    m = b1 * state.m + (1 - b1) * g
+    m, m_hat = first_moment(t, state.m, g, b1)
     v = b2 * state.v + (1 - b2) * square(g)
-    m_hat = m / (1 - b1**t)
     debias = 1 - b2**t
     rho_inf = 2 / (1 - b2) - 1
     rho = rho_inf - 2 * t * b2**t / debias

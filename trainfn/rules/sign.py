@@ -21,6 +21,8 @@ def signum(state: Mean, g: Any, *, lr: Any = 1e-3, b1: Any = 0.9) -> Any:
 
     m <- b1 m + (1 - b1) g
     p <- p - lr sign(m)
+
+    With decay after it, chain(signum(b1=0.965), decoupled_weight_decay()), it is what its author calls Tiger.
     """
     m = b1 * state.m + (1 - b1) * g
     return -lr * sign(m), Mean(m)

@@ -69,9 +69,9 @@ def greedy(
     count.  The learning rate goes down to `floor` and up to `ceiling`; a change by no more than `eps` does not happen.
     The `reset`-th fall in a row that leaves it at the floor, or below, begins everything anew.
 
-    Subramanian & Ganapathiraman, arXiv:2512.14527, as in transformers 5.10, whose defaults these are; a mean of metrics
-    (its `smooth`) is to be taken before they come here.  Departures: the learning rate is a power of the factor times
-    where it started or the bound it was at, so that no rounding adds up; after a reset no metrics are left out.
+    Subramanian & Ganapathiraman, arXiv:2512.14527v1, as in transformers 5.10, whose defaults these are; a mean of
+    metrics (its `smooth`) is to be taken before they come here.  Departures: the learning rate is a power of the factor
+    times where it started or the bound it was at, so that no rounding adds up; after a reset no metrics are left out.
     """
     if mode == "max":
         metric, threshold = -metric, -threshold if relative else threshold

@@ -11,7 +11,7 @@ from trainfn.verbs import full_like, leaf_sum, maximum, where
 
 @rule
 def cautious(inner: Any, g: Any, *, min_share: Any = 1e-3, plus_one: Static[bool] = False) -> Any:
-    """The inner rule's update where it goes against the gradient, 0 elsewhere (Liang et al., arXiv:2411.16085).
+    """The inner rule's update where it goes against the gradient, 0 elsewhere (Liang et al., arXiv:2411.16085v4).
 
     What is left is divided by its share of the leaf's elements, at least `min_share`, as in the authors' code and timm.
     With `plus_one` it is multiplied by size / (number left + 1): the paper's formula, and pytorch_optimizer's.

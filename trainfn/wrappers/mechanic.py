@@ -53,7 +53,7 @@ class Tuner(NamedTuple):
 def mechanic(
     inner: Any, state: Tuner, g: Any, p: Any, *, s_init: Any = 1e-6, eps: Any = 1e-8, weight_decay: Any = 1e-2
 ) -> Any:
-    """Mechanic (Cutkosky, Defazio & Mehta, arXiv:2306.00144, Algorithm 1) around a rule whose update is u.
+    """Mechanic (Cutkosky, Defazio & Mehta, arXiv:2306.00144v2, Algorithm 1) around a rule whose update is u.
 
         S <- sum of s;  D <- (p0 - p) / (S + eps)
         h <- <g + weight_decay S |g| / |p| p, D>                        sums over the model

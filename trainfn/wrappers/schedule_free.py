@@ -58,7 +58,11 @@ def schedule_free(
         x <- (1 - c) x + c z,                 c = max(lr so far)^weight_lr_power / sum of these
         y <- b1 x + (1 - b1) z
 
-        schedule_free(sgd(lr=1.0)), schedule_free(adamw(lr=3e-3, b1=0.0)), schedule_free(radam(lr=3e-3, b1=0.0))
+    The three of the literature, without a first moment, whose place z takes:
+
+        SGD     schedule_free(chain(coupled_weight_decay(1e-4), sgd(lr=1.0)))
+        AdamW   schedule_free(adamw(lr=warmup(2.5e-3, 1000), b1=None))
+        RAdam   schedule_free(adamw(lr=radam_warmup(peak=2.5e-3), b1=None))      which weighs by the rectified lr
 
     The parameters that the model holds are y; x, which is evaluated, is what `eval_params` of a backend gives, so that
     there is no mode to switch.  Only z is kept: x = (y - (1 - b1) z) / b1, so b1 > 0 (where it becomes 0, y is
