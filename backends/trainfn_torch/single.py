@@ -311,7 +311,8 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
     def identity(shape: tuple[int, int]) -> torch.Tensor:
         return torch.eye(*shape, dtype=compute, device=p.device)
 
-    made = {"meet": meet, "stored": stored, "rounded": stored, "fill": fill, "identity": identity}
+    made: dict[str, Callable[..., Any]] = {"meet": meet, "stored": stored, "rounded": stored}
+    made |= {"fill": fill, "identity": identity}
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
     draws = {f"random_{i}": partial(draw, i, leaf) for i in range(2)}
     return {**_ELEMENTWISE, **reductions, **draws, **made}
