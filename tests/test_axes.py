@@ -56,11 +56,11 @@ def row_sums(state: Sums, g: Any) -> Any:
 
 
 @tf.rule
-def products(g: Any, p: Any, *, scale: Any = 0.3, exact: tf.Static[bool] = True) -> Any:
+def products(g: Any, p: Any, *, scale: Any = 0.3, precision: tf.Static[str] = "highest") -> Any:
     """Nothing useful."""
     flat = reshape(p, (math.prod(p.shape[:-1]), p.shape[-1]))
-    gram = matmul(transpose(flat), reshape(scale * g, flat.shape), exact)
-    return reshape(matmul(flat, scale * gram - transpose(gram), exact), g.shape) + g / axis_max(axis_sum(g, 0), -1)
+    gram = matmul(transpose(flat), reshape(scale * g, flat.shape), precision)
+    return reshape(matmul(flat, scale * gram - transpose(gram), precision), g.shape) + g / axis_max(axis_sum(g, 0), -1)
 
 
 def _inputs(special: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -91,7 +91,7 @@ def test_products_have_the_same_bits(execution: str, special: bool) -> None:
 def test_fast_products_are_close(execution: str) -> None:
     params, grads = _inputs(False)
     expected = run_reference(products(), params, grads[:1])[0]
-    actual = EXECUTIONS[execution](products(exact=False), params, grads[:1])[0]
+    actual = EXECUTIONS[execution](products(precision="library"), params, grads[:1])[0]
     for name, x in expected.items():
         np.testing.assert_allclose(actual[name], x, rtol=0, atol=1e-6 * np.max(np.abs(x), initial=0), err_msg=name)
 

@@ -23,13 +23,13 @@ from trainfn.verbs import *
 def _rules() -> dict[str, Any]:
     scope: dict[str, Any] = {"__name__": __name__}
     blocks = re.findall(r"```python\n(.*?)```", NOTE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec(compile(HEADER + "\n".join(blocks), str(NOTE), "exec", dont_inherit=True), scope)
     return scope
 
 
 RULES = _rules()
-globals().update({name: RULES[name] for name in ("Distance", "Fast", "Climb", "Factored", "Mean")})
+globals().update({name: RULES[name] for name in ("Distance", "Fast", "Climb", "Factored", "Mean", "Sides")})
 
 
 def _quadratic_descent(rule: tf.Rule, steps: int) -> float:
@@ -65,6 +65,17 @@ def test_muon_makes_the_singular_values_alike_everywhere() -> None:
         (after,) = EXECUTIONS[name](RULES["muon"](lr=1.0), params, [{"w": gradient}])
         singular = np.linalg.svd(after["w/p"] / (12 / 7) ** 0.5, compute_uv=False)
         assert 0.3 < singular.min() < singular.max() < 1.3, name
+
+
+def test_shampoo_is_what_numpy_makes_of_its_formula() -> None:
+    params = {"w": numbers(1, (4, 3)).astype(float)}
+    grads = [{"w": numbers(n, (4, 3), 1).astype(float)} for n in (2, 3)]
+    p, L, R = params["w"], 1e-3 * np.eye(4), 1e-3 * np.eye(3)
+    for after, g in zip(run_reference(RULES["shampoo"](every=1), params, grads), grads, strict=True):
+        L, R = L + g["w"] @ g["w"].T, R + g["w"].T @ g["w"]
+        roots = [(q / values**0.25) @ q.T for values, q in map(np.linalg.eigh, (L, R))]
+        p = p - 0.1 * roots[0] @ g["w"] @ roots[1]
+        np.testing.assert_allclose(after["w/p"], p, atol=1e-12)
 
 
 def test_sam_climbs_as_far_as_asked_for_and_comes_back() -> None:

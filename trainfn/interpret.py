@@ -27,13 +27,14 @@ class Table:
     scalars: operations on float64 numbers and flags.
     combine: (op, parts) -> a reduction over the model from its leaves' parts.
     constant: a Python number as one of this library's scalars.
-    branch: (flag, compute, otherwise) -> compute() if the flag holds, else the array `otherwise`, shaped like it.
+    branch: (flag, compute, otherwise, decomposes) -> compute() if the flag holds, else the array `otherwise`, shaped
+        like it; `decomposes` says that matrices are decomposed by it.
     """
 
     scalars: Mapping[str, Callable[..., Any]]
     combine: Callable[[str, Sequence[Any]], Any]
     constant: Callable[[float], Any]
-    branch: Callable[[Any, Callable[[], Any], Any], Any]
+    branch: Callable[[Any, Callable[[], Any], Any, bool], Any]
 
 
 @dataclass
@@ -55,10 +56,14 @@ class Call:
     def arguments(self, node: Node) -> list[Any]:
         return [self.values[a] for a in node.args]
 
-    def forget(self, index: int) -> None:
-        """Let go of what nothing reads after node `index`: a whole model's temporaries would not fit in memory."""
+    def forget(self, index: int, values: list[Any] | None = None) -> None:
+        """Let go of what nothing reads after node `index`: a whole model's temporaries would not fit in memory.
+
+        values: those of a branch, where it is computed in one.
+        """
+        values = self.values if values is None else values
         for spent in self.program.spent[index]:
-            self.values[spent] = None
+            values[spent] = None
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -96,14 +101,16 @@ def _array(call: Call, index: int, values: Sequence[Any], table: Table) -> Any:
     if node.op != "when":
         return _operation(call, node)(*args)
     flag, _, otherwise = args
-    return table.branch(flag, functools.partial(_branch, call, index, values, table), otherwise)
+    compute = functools.partial(_branch, call, index, values, table)
+    return table.branch(flag, compute, otherwise, call.program.decomposes(index))
 
 
 def _branch(call: Call, when: int, values: Sequence[Any], table: Table) -> Any:
     """The value of a `when` whose flag holds, with the arrays behind it that only it needs."""
     values = list(values)  # what is computed inside stays inside
-    for i in call.program.branches.get(when, ()):
+    for i in call.program.branches[when]:
         values[i] = _array(call, i, values, table)
+        call.forget(i, values)
     return values[call.program.nodes[when].args[1]]
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from trainfn import elementary, random
-from trainfn.program import GLOBAL, LEAF, Node, Program, Sort
+from trainfn.program import COSTLY, GLOBAL, LEAF, Node, Program, Sort
 from trainfn.trace import Graph, Value, emit
 
 # What a backend's table must provide, by sort of the operands.
@@ -22,10 +22,7 @@ PRIMITIVES: dict[str, tuple[str, ...]] = {
     "words": ("threefry_0", "threefry_1"),
     "array": ("add", "sub", "mul", "div", "sqrt", "neg", "abs", "meet", "stored", "rounded", "fill"),
     "random": ("random_0", "random_1"),
-    "whole": (
-        *("axis_sum", "axis_max", "transpose", "reshape", "leading", "identity"),
-        *("matmul", "matmul_high", "matmul_fast", "eigenvectors", "orthogonal"),
-    ),
+    "whole": ("axis_sum", "axis_max", "transpose", "reshape", "leading", "identity", *sorted(COSTLY)),
     "branch": ("when",),
     "either": ("lt", "le", "eq", "and", "or", "not", "where"),
     "reduction": ("max", "max_abs", "sum_coarse", "sum_fine"),

@@ -65,6 +65,7 @@ STATIC = AXIS | {"reshape", "leading", "identity"}  # operations on arrays that 
 PRODUCTS = frozenset({"matmul", "matmul_high", "matmul_fast"})
 DECOMPOSITIONS = frozenset({"eigenvectors", "orthogonal"})
 COSTLY = PRODUCTS | DECOMPOSITIONS  # what takes more time than a pass over the leaf
+BOUNDED = frozenset({"matmul_fast"}) | DECOMPOSITIONS  # what each library rounds its own way, whatever the dtype
 WHOLE = STATIC | COSTLY | {"transpose", "when"}
 
 # Random numbers, one for each element of the leaf, as a rule writes them and as lowered: read Scalars as they are.
@@ -173,6 +174,11 @@ class Program:
         return not any(node.op in WHOLE for node in self.nodes)
 
     @cached_property
+    def is_bounded(self) -> bool:
+        """Whether libraries agree on it within bounds only, in float32 too: docs/contract.md says which."""
+        return any(node.op in BOUNDED for node in self.nodes)
+
+    @cached_property
     def is_random(self) -> bool:
         """Whether it draws random numbers, which depend on the leaf's name and on where in the leaf an element is."""
         return any(node.op in RANDOM for node in self.nodes)
@@ -208,54 +214,77 @@ class Program:
     def branches(self) -> Mapping[int, tuple[int, ...]]:
         """For each `when`, the arrays behind its value that nothing else reads: computed with it, if its flag holds.
 
-        One inside of another's belongs to that and has none.
+        What only a `when` in the branch of another needs is in the inner one's.
         """
+        branches: dict[int, list[int]] = {i: [] for i, node in enumerate(self.nodes) if node.op == "when"}
+        for i, when in sorted(self._computed_with.items()):
+            branches[when].append(i)
+        return {when: tuple(branch) for when, branch in branches.items()}
+
+    @cached_property
+    def _computed_with(self) -> Mapping[int, int]:
+        """For each node of a branch the `when` it is computed with, the innermost one."""
+        whens = [i for i, node in enumerate(self.nodes) if node.op == "when"]
+        if not whens:
+            return {}
         readers: list[set[int]] = [set() for _ in self.nodes]
         for i, node in enumerate(self.nodes):
             for a in node.args:
                 readers[a].add(i)
         needed = set(self.output.values())
-        branches: dict[int, tuple[int, ...]] = {}
-        for when in (i for i in reversed(range(len(self.nodes))) if self.nodes[i].op == "when"):
-            if any(when in branch for branch in branches.values()):
-                continue
-            _, value, otherwise = self.nodes[when].args
+        computed_with: dict[int, int] = {}
+        for when in reversed(whens):  # an inner one comes before the outer, and has the last word
             branch = {when}
-            for i in range(value, -1, -1):
-                if readers[i] and readers[i] <= branch and i not in needed and i != otherwise and self._can_wait(i):
+            kept = {*needed, self.nodes[when].args[2]}
+            for i in reversed(range(when)):
+                if readers[i] and readers[i] <= branch and i not in kept and self._can_wait(i):
                     branch.add(i)
-            branches[when] = tuple(sorted(branch - {when}))
-        return branches
+                    computed_with[i] = when
+        return computed_with
 
     def _can_wait(self, index: int) -> bool:
         """Whether a node is an array that this leaf alone computes: Scalars that meet arrays do so once for all."""
         node = self.nodes[index]
         return node.sort.is_elementwise and bool(node.args) and node.op not in {"meet", "fill", *RANDOM}
 
-    @cached_property
-    def _computed_with(self) -> Mapping[int, int]:
-        """The `when` that a node of its branch is computed with."""
-        return {i: when for when, branch in self.branches.items() for i in branch}
-
     def waits(self, index: int) -> bool:
         """Whether a node is computed with a `when`."""
         return index in self._computed_with
 
+    def decomposes(self, when: int) -> bool:
+        """Whether a matrix is decomposed in a branch, or in one inside of it."""
+        branch = self.branches[when]
+        return any(self.nodes[i].op in DECOMPOSITIONS or (i in self.branches and self.decomposes(i)) for i in branch)
+
     @cached_property
     def spent(self) -> tuple[tuple[int, ...], ...]:
-        """For each node the values that nothing reads after it, passes run in order: their memory can be let go."""
-        reader = [self._computed_with.get(i, i) for i in range(len(self.nodes))]
+        """For each node the values that nothing reads after it, passes run in order: their memory can be let go.
 
-        def position(i: int) -> tuple[int, bool, int]:
-            is_reduction = self.nodes[reader[i]].is_reduction
-            return self.levels[reader[i]] - is_reduction, is_reduction, reader[i]
-
-        last_reader = {a: reader[i] for i in sorted(range(len(self.nodes)), key=position) for a in self.nodes[i].args}
+        They stand where it stands, in the same branch or in none; what a branch reads from outside goes with its
+        `when`.
+        """
+        last_reader: dict[int, int] = {}
+        for i, node in enumerate(self.nodes):
+            for value in node.args:
+                if self._computed_with.get(value) != i:  # else it is what the branch is computed for
+                    reader = self._beside(value, i)
+                    last_reader[value] = max(last_reader.get(value, reader), reader, key=self._position)
         spent: list[list[int]] = [[] for _ in self.nodes]
         for value, last in last_reader.items():
             if value not in self.output.values():
                 spent[last].append(value)
         return tuple(map(tuple, spent))
+
+    def _beside(self, value: int, reader: int) -> int:
+        """The node that stands where a value does and reads it, be it in its branch."""
+        while self._computed_with.get(reader) != self._computed_with.get(value):
+            reader = self._computed_with[reader]
+        return reader
+
+    def _position(self, index: int) -> tuple[int, bool, int]:
+        """The order in which nodes that stand in one place are computed."""
+        is_reduction = self.nodes[index].is_reduction
+        return 0 if self.waits(index) else self.levels[index] - is_reduction, is_reduction, index
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:

@@ -253,13 +253,18 @@ def _matmul_high(x: Any, y: Any) -> Any:
     return np.where(product == 0, x.dtype.type(0), product)
 
 
-def eigenvectors(x: Any) -> Any:
-    eps = float(np.finfo(x.dtype).eps) / 2
-    return _flush(decompositions.eigenvectors(np, np.asarray(x, np.float64), eps).astype(x.dtype))
+def _decomposed(operation: Callable[..., Any]) -> Callable[[Any], Any]:
+    """In float64, rounded once."""
+
+    def apply(x: Any) -> Any:
+        eps = float(np.finfo(x.dtype).eps) / 2
+        return _flush(operation(np, np.asarray(x, np.float64), eps).astype(x.dtype))
+
+    return apply
 
 
-def orthogonal(x: Any) -> Any:
-    return _flush(decompositions.orthogonal(np, np.asarray(x, np.float64)).astype(x.dtype))
+eigenvectors = _decomposed(decompositions.eigenvectors)
+orthogonal = _decomposed(decompositions.orthogonal)
 
 
 def _slices(axis: int, x: Any) -> tuple[Any, Any]:
@@ -348,7 +353,7 @@ def _combine(op: str, parts: Sequence[Any]) -> Any:
     return math.nan if any(p != p for p in parts) else max(parts)
 
 
-def _branch(flag: bool, compute: Callable[[], Any], otherwise: Any) -> Any:
+def _branch(flag: bool, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
     return compute() if flag else otherwise
 
 

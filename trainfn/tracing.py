@@ -36,7 +36,7 @@ from trainfn.trace import (
     lift,
     tracing,
 )
-from trainfn.verbs import expect_flag, where, zeros_like
+from trainfn.verbs import expect_flag, full_like, when, where, zeros_like
 
 if TYPE_CHECKING:
     from trainfn.rule import Definition
@@ -145,7 +145,7 @@ def _added(graph: Graph, update: Value) -> Value:
         return graph.emit("stored", (update.index,), Sort.ARRAY)
     whole = update
     while whole.index != graph.unrounded.index:
-        if whole.node.op != "where":  # of an update that happens now and then
+        if whole.node.op not in ("where", "when"):  # of an update that happens now and then
             raise TraceError(
                 "an update that is to be added unrounded was changed: round_once, stochastic_rounding and what else "
                 "calls the verb unrounded stand around all links that change it, as in "
@@ -213,8 +213,8 @@ def _apply_one(structure: Structure, g: Any, place: _Place) -> Any:
         update = _updated(structure, called.result, g, states)
         if called.behind and not called.counts:
             counts = functools.reduce(operator.and_, called.behind)
-            update = where(counts, update, called.passed)
-            states = {name: where(counts, new, graph.input(name, new.sort)) for name, new in states.items()}
+            update = _if(counts, update, called.passed)
+            states = {name: _if(counts, new, graph.input(name, new.sort)) for name, new in states.items()}
         place.states.update(states)
         return update
 
@@ -310,8 +310,13 @@ def _apply_when(condition: Any, structures: Sequence[Structure | Choice], g: Any
     inside, graph.gates = graph.gates, gates
     graph.counts = counts + [flag | ~condition for flag in (*graph.counts, *inside)]
     happens = functools.reduce(operator.and_, inside, condition)
-    place.states.update({name: where(happens, new, graph.input(name, new.sort)) for name, new in states.items()})
-    return where(happens, update, -0.0)
+    place.states.update({name: _if(happens, new, graph.input(name, new.sort)) for name, new in states.items()})
+    return _if(happens, update, full_like(update, -0.0))
+
+
+def _if(condition: Any, new: Any, old: Any) -> Any:
+    """`new` if the condition holds, else `old`; where it pays, what only new arrays need is not computed otherwise."""
+    return when(condition, new, old) if isinstance(new, Array) else where(condition, new, old)
 
 
 def _updated(structure: Structure, result: Any, g: Any, states: dict[str, Value]) -> Any:

@@ -109,16 +109,19 @@ def where(condition: Any, x: Any, y: Any) -> Any:
 
 
 def when(condition: Flag, x: Array, y: Array) -> Any:
-    """x if a condition of the whole leaf holds, else y, of one shape; what only x is computed from is left out then.
+    """x if a condition of the leaf or the model holds, else y, of one shape; what only x needs is left out otherwise.
 
     It is `where`, for what is worth not computing: matrix products and decompositions that a rule renews now and then.
+    Left out are arrays; reductions to Scalars, and what they are of, are computed all the same.
     """
-    flag, shape = expect_flag("when", condition), _expect_array("when", x).shape
-    if _expect_array("when", y).shape != shape:
-        raise TraceError(f"when chooses between arrays of one shape, not of {shape} and {y.shape}.")
-    if not any(node.op in COSTLY for node in x.graph.nodes):
-        return where(flag, x, y)
-    return x.graph.emit("when", (flag.index, x.index, y.index), Sort.ARRAY)
+    graph = _expect_array("when", x).graph
+    chosen = [trace.lift(graph, "when", v).index for v in (expect_flag("when", condition), x, _expect_array("when", y))]
+    one, other = (graph.shapes[i] for i in chosen[1:])
+    if one != other:
+        raise TraceError(f"when chooses between arrays of one shape, not of {one} and {other}.")
+    if not any(node.op in COSTLY for node in graph.nodes):
+        return where(condition, x, y)
+    return graph.emit("when", tuple(chosen), Sort.ARRAY)
 
 
 def isfinite(x: Operand) -> Any:
@@ -249,10 +252,10 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Any:
 
 def leading(x: Array, n: int) -> Any:
     """The first n columns of x: what comes first along its last axis."""
-    columns = _expect_array("leading", x).shape[-1:]
-    if isinstance(n, bool) or not isinstance(n, int) or not columns or not 0 <= n <= columns[0]:
-        raise TraceError(f"leading: n = {n!r} must be a whole number of columns, of which {x!r} has {columns}.")
-    return x if columns == (n,) else x.graph.emit("leading", (x.index,), Sort.ARRAY, n)
+    columns = _expect_array("leading", x).shape[-1] if x.ndim else 0
+    if not _is_whole(n) or n > columns:
+        raise TraceError(f"leading: n = {n!r} must be a whole number of columns, and {x!r} has {columns}.")
+    return x if columns == n else x.graph.emit("leading", (x.index,), Sort.ARRAY, n)
 
 
 def eigenvectors(x: Array) -> Any:
@@ -291,7 +294,10 @@ def zeros_like(x: Array) -> Array:
 
 def identity(x: Array, n: int) -> Array:
     """The identity matrix of n rows, in x's dtype."""
-    return _expect_array("identity", x).graph.emit("identity", (), Sort.ARRAY, (n, n))  # type: ignore[return-value]
+    graph = _expect_array("identity", x).graph
+    if not _is_whole(n):
+        raise TraceError(f"identity: n = {n!r} must be a whole number of rows.")
+    return graph.emit("identity", (), Sort.ARRAY, (n, n))  # type: ignore[return-value]
 
 
 # -- chance: functions of whole numbers, the leaf's name and the place in the leaf (`trainfn.random`) ------------------
@@ -402,6 +408,10 @@ def _along_axis(verb: str, x: Any, axis: int) -> Any:
     return x.graph.emit(verb, (x.index,), Sort.ARRAY, axis if axis < 0 else axis - ndim)
 
 
+def _is_whole(n: Any) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+
+
 def _expect_leafs(verb: str, x: Any) -> Array:
     graph = _expect_array(verb, x).graph
     if graph.leaf is not None and graph.shapes[x.index] != graph.leaf.shape:
@@ -425,7 +435,7 @@ def expect_flag(verb: str, condition: Any) -> Flag:
     if isinstance(condition, Flag):
         return condition
     raise TraceError(
-        f"{verb} needs one condition for the whole model and was given {condition!r}: reduce it first, as in "
+        f"{verb} needs one condition for all elements and was given {condition!r}: reduce it first, as in "
         "global_max(abs(g)) < inf."
     )
 

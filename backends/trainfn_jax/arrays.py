@@ -119,7 +119,7 @@ def table(
         "div": _broadcasting(_dividing(elementwise["div"])),
         **axes.OPERATIONS,
         "fill": lambda x: lax.broadcast(meet(x), whole),
-        "identity": lambda shape: jnp.eye(shape[0], dtype=compute),
+        "identity": lambda shape: jnp.eye(shape[0], shape[1], dtype=compute),
     }
 
 

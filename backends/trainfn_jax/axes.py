@@ -85,17 +85,15 @@ def matmul_fast(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision=lax.Precision.HIGHEST)
 
 
-def eigenvectors(x: Array) -> Array:
-    """Of symmetric matrices, in float64."""
-    wide = lax.convert_element_type(x, FLOAT64)
-    once: Array = rounded(decompositions.eigenvectors(jnp, wide, float(np.finfo(x.dtype).eps) / 2), x.dtype)
-    return once
+def _decomposed(operation: Callable[..., Array]) -> Callable[[Array], Array]:
+    """In float64, rounded once."""
 
+    def apply(x: Array) -> Array:
+        wide = lax.convert_element_type(x, FLOAT64)
+        once: Array = rounded(operation(jnp, wide, float(np.finfo(x.dtype).eps) / 2), x.dtype)
+        return once
 
-def orthogonal(x: Array) -> Array:
-    """Made orthogonal column by column, in float64."""
-    once: Array = rounded(decompositions.orthogonal(jnp, lax.convert_element_type(x, FLOAT64)), x.dtype)
-    return once
+    return apply
 
 
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
@@ -104,8 +102,8 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "matmul": matmul,
     "matmul_high": matmul_high,
     "matmul_fast": matmul_fast,
-    "eigenvectors": eigenvectors,
-    "orthogonal": orthogonal,
+    "eigenvectors": _decomposed(decompositions.eigenvectors),
+    "orthogonal": _decomposed(decompositions.orthogonal),
     "transpose": lambda x: jnp.swapaxes(x, -1, -2),
     "reshape": lambda shape, x: jnp.reshape(x, shape),
     "leading": lambda n, x: x[..., :n],

@@ -196,7 +196,8 @@ def combine(op: str, parts: Sequence[Any]) -> Any:
     return functools.reduce(lax.add if op.startswith("sum") else lax.max, parts)
 
 
-def branch(flag: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
+def branch(flag: Any, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
+    """What the compiled step computes only if the flag holds."""
     if isinstance(flag, bool | np.bool_):
         return compute() if flag else otherwise
     return lax.cond(flag, compute, lambda: otherwise)

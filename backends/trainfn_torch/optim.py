@@ -256,7 +256,7 @@ class Adafactor(_Namesake):
 
 
 class Muon(_Namesake):
-    """torch.optim.Muon: `trainfn.rules.muon`, which iterates in float32, not in bfloat16."""
+    """torch.optim.Muon: `trainfn.rules.muon`, whose products see some 20 bits of each number, where bfloat16 has 8."""
 
     def __init__(
         self,

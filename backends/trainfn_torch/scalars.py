@@ -161,9 +161,9 @@ def _largest(parts: Sequence[float]) -> float:
     return math.nan if any(x != x for x in parts) else max(parts)
 
 
-def branch(flag: Any, compute: Callable[[], Any], otherwise: Any) -> Any:
-    """A host's condition decides what is computed; of a device's nobody waits to be told."""
-    if is_host(flag):
+def branch(flag: Any, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
+    """A host's condition decides what is computed; for a device's nobody waits, but for one that would anyway."""
+    if is_host(flag) or (decomposes and has_numbers(flag)):
         return compute() if flag else otherwise
     return torch.where(on(otherwise.device, flag), compute(), otherwise)
 

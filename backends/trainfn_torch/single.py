@@ -314,8 +314,8 @@ def arrays(leaf: torch.Tensor) -> dict[str, Callable[..., Any]]:
     def identity(shape: tuple[int, int]) -> torch.Tensor:
         return torch.eye(*shape, dtype=compute, device=p.device)
 
-    made: dict[str, Callable[..., Any]] = {"meet": meet, "fill": fill, "identity": identity}
-    made |= {"stored": stored, "rounded": stored}
+    made: dict[str, Callable[..., Any]] = {"meet": meet, "stored": stored, "rounded": stored}
+    made |= {"fill": fill, "identity": identity}
     reductions = {op: partial(reduction, op, leaf) for op in REDUCTIONS}
     draws = {f"random_{i}": partial(draw, i, leaf) for i in range(2)}
     return {**_ELEMENTWISE, **reductions, **draws, **made}

@@ -20,6 +20,7 @@ ROWS: tuple[Row, ...] = (
     *wrappers.ROWS,
 )
 BY_NAME = {row.name: row for row in ROWS}
+EXACT = tuple(row for row in ROWS if not row.is_bounded)
 ELEMENTWISE = tuple(row for row in ROWS if row.is_elementwise)
 
 # The rows that every test runs on every execution.  Of the others some are left to `make test-long`

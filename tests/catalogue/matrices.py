@@ -65,6 +65,7 @@ ROWS: tuple[Row, ...] = (
         tf.muon,
         lr=1e-2,
         weight_decay=0.1,
+        precision="highest",
         torch=Namesake("Muon", {"lr": 1e-2}, matrices_only=True, in_bfloat16=True),
         edges={"momentum": (0.0,), "eps": (0.0,), "weight_decay": (0.0,)},
     ),
@@ -76,6 +77,7 @@ ROWS: tuple[Row, ...] = (
         weight_decay=0.1,
         coefficients=(3.0, -3.2, 1.2),
         steps=3,
+        precision="highest",
         torch=Namesake(
             "Muon",
             {
@@ -101,6 +103,7 @@ ROWS: tuple[Row, ...] = (
                     debias=True,
                     eps_is_floor=False,
                     out_axis=-1,
+                    precision="highest",
                     **h,
                 )
             },

@@ -75,6 +75,11 @@ class Row:
         """Whether no leaf of two axes makes it work along them: what is left to the `single` execution in torch."""
         return self.rule().program(tf.Leaf("w", (6, 5))).is_elementwise
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether executions agree on it within bounds, not in every bit."""
+        return self.rule().program(tf.Leaf("w", (6, 5))).is_bounded
+
     def rule(self, **changes: Any) -> tf.Rule:
         """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""
         return _built(self.make, tuple({**self.hyper, **changes}.items()))

@@ -16,7 +16,7 @@ import trainfn as tf
 from benchmarks.catalogue import LAYER, read
 from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
 from trainfn.lowering import lower
-from trainfn.program import AXIS, Program
+from trainfn.program import AXIS, PRODUCTS, Program
 
 PAGE = Path(__file__).parents[2] / "docs" / "catalogue.md"
 MATRIX = tf.Leaf("", LAYER[0])  # the leaf for which states and words are counted
@@ -30,7 +30,8 @@ HEAD = """# Catalogue
 ## Rules
 
 - **Class**: what [the contract](contract.md) promises. *exact*: equal bits. *reductions*: equal bits, with sums or
-  maxima over leaves, the model or axes. *bounded*: matrix products, of which libraries round each its own way.
+  maxima over leaves, the model or axes, or matrix products. *bounded*: decompositions of matrices, and libraries' own
+  products, which each rounds its own way.
 - **State**: bytes for each float32 parameter of a 512 x 768 matrix, without numbers of a leaf or of the model.
 - **Words** moved to or from memory for each parameter by a step. Ours is counted in the program, as the fused kernels
   run it; `-` where a rule works along axes, one tensor at a time. Of torch's foreach implementations, and
@@ -103,10 +104,10 @@ def _namesakes(row: Row) -> Iterator[str]:
 
 def class_of(program: Program) -> str:
     """What is promised of a program's bits in float32."""
-    operations = {node.op for node in program.nodes}
-    if "matmul_fast" in operations:
+    if program.is_bounded:
         return "bounded"
-    return "reductions" if program.has_reductions or operations & {*AXIS, "matmul"} else "exact"
+    has_sums = program.has_reductions or any(node.op in AXIS | PRODUCTS for node in program.nodes)
+    return "reductions" if has_sums else "exact"
 
 
 def state_bytes(rule: tf.Rule) -> float:
