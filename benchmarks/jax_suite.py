@@ -40,9 +40,12 @@ def update(tx: Any, **extras: Any) -> Any:
 
 
 def step(tx: Any, shapes: Shapes = TRANSFORMER, **extras: Any) -> Step:
-    """A closure that carries parameters and state from one call to the next, as a training loop does."""
+    """A closure that carries parameters and state from one call to the next, as a training loop does.
+
+    The state gets memory of its own: some of optax's begin as the parameters themselves, which cannot be donated twice.
+    """
     params, grads = model(shapes)
-    one, carried = update(tx, **extras), [params, tx.init(params)]
+    one, carried = update(tx, **extras), [params, jax.tree.map(jnp.copy, tx.init(params))]
 
     def carry_on() -> None:
         carried[:] = one(*carried, grads)

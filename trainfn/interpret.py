@@ -8,7 +8,7 @@ leaf before any of them can go on.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,11 @@ class Call:
 
     def arguments(self, node: Node) -> list[Any]:
         return [self.values[a] for a in node.args]
+
+    def reduced(self, nodes: Sequence[Node]) -> Iterator[Any]:
+        """The reductions of one pass, one at a time, so that memory of what each read can be let go before the next."""
+        for node in nodes:
+            yield self.arrays[node.op](*self.arguments(node))
 
     def forget(self, index: int, values: list[Any] | None = None) -> None:
         """Let go of what nothing reads after node `index`: a whole model's temporaries would not fit in memory.
@@ -155,10 +160,11 @@ class _SharedScalars:
 def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:
     """Evaluate the reductions that pass `level` ends in; the k-th one over some leaves is the same one in each."""
     for call in calls:
-        for i, node in enumerate(call.program.nodes):
-            if node.is_reduction and call.program.levels[i] == level + 1:
-                call.values[i] = call.arrays[node.op](*call.arguments(node))
-                call.forget(i)
+        nodes = call.program.nodes
+        due = [i for i, node in enumerate(nodes) if node.is_reduction and call.program.levels[i] == level + 1]
+        for i, value in zip(due, call.reduced([nodes[i] for i in due]), strict=True):
+            call.values[i] = value
+            call.forget(i)
     for scope in sorted({scope for call in calls for scope in call.program.scopes}):
         some = members([call.program for call in calls], scope)
         _combine([calls[k] for k in some], scope, level, table)

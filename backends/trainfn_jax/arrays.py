@@ -9,7 +9,7 @@ by the default platform; no GPU was there to prove it on.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from jax import Array, lax
 
 from trainfn import random
 from trainfn.interpret import Call
+from trainfn.program import Node
 from trainfn.trace import Leaf
 from trainfn_jax import axes, reductions
 from trainfn_jax.primitives import flush, held, opaque, opaque_one, pin
@@ -247,48 +248,41 @@ def _index(like: Any) -> Any:
 # -- reductions --------------------------------------------------------------------------------------------------------
 
 
-class Reductions:
-    """The reductions of one leaf's call, whose two sums are taken in one pass over the leaf.
+@dataclass(kw_only=True)
+class LeafCall(Call):
+    """One leaf's program, whose reductions of each pass are taken together, reading what they share once.
 
-    The program names them one after the other; the first that is asked for looks up the other's grid.  A leaf that is
-    a shard along mesh axes is reduced over these, too.
+    like: an array of the leaf; meetings: of the step; axes: the mesh axes along which the leaf is a shard.
     """
 
-    def __init__(self, call: Call, like: Any, meetings: Meetings, axes: tuple[str, ...]) -> None:
-        self.call = call
-        self.like = like
-        self.meetings = meetings
-        self.axes = axes
-        self.fine = [node for node in call.program.nodes if node.op == "sum_fine"]
-        self.known: list[tuple[tuple[Any, ...], tuple[Array, Array]]] = []
+    like: Any
+    meetings: Meetings
+    axes: tuple[str, ...]
 
-    @property
-    def table(self) -> dict[str, Callable[..., Any]]:
+    def reduced(self, nodes: Sequence[Node]) -> Iterator[Any]:
+        due = [(node.op, self.arguments(node)) for node in nodes]
+        largest = iter(reductions.maxima([(op, self._whole(*xs)) for op, xs in due if not op.startswith("sum")]))
+        pairs = [tuple(xs) for op, xs in due if op == "sum_fine"]  # lowering makes both sums or none
+        sums = self._sums([(coarse, fine, xs) for coarse, fine, *xs in pairs])
+        for op, xs in due:
+            if op == "sum_coarse":
+                yield sums[_identities(xs)][0]
+            elif op == "sum_fine":
+                yield sums[_identities([xs[0], *xs[2:]])][1]
+            else:
+                yield reductions.largest_of_shards(next(largest), self.axes)
+
+    def _sums(self, asked: Sequence[tuple[Any, Any, list[Any]]]) -> dict[tuple[int, ...], tuple[Array, Array]]:
+        """On both grids, by what is read but for the fine grid."""
+
+        def met(grid: Any) -> Any:
+            return self.meetings(grid, FLOAT64)  # not computed anew in each leaf's loop
+
+        sums = reductions.sums_on_grids([(met(coarse), met(fine), self._whole(*xs)) for coarse, fine, xs in asked])
         return {
-            "max": lambda x: reductions.largest_of_shards(reductions.largest(*self._whole(x)), self.axes),
-            "max_abs": lambda *xs: reductions.largest_of_shards(
-                reductions.largest_product(*self._whole(*xs)), self.axes
-            ),
-            "sum_coarse": self._sum_coarse,
-            "sum_fine": lambda coarse, fine, *xs: self._sums(coarse, fine, xs)[1],
+            _identities([coarse, *xs]): tuple(reductions.sum_of_shards(x, self.axes) for x in both)
+            for (coarse, _, xs), both in zip(asked, sums, strict=True)
         }
-
-    def _sum_coarse(self, coarse: Any, *xs: Any) -> Any:
-        for node in self.fine:
-            grid, fine, *factors = self.call.arguments(node)
-            if _are_same((grid, *factors), (coarse, *xs)):
-                return self._sums(coarse, fine, xs)[0]
-        raise AssertionError("lowering makes both sums or none")
-
-    def _sums(self, coarse: Any, fine: Any, xs: Any) -> tuple[Array, Array]:
-        for asked, sums in self.known:
-            if _are_same(asked, (coarse, *xs)):
-                return sums
-        grids = (self.meetings(x, FLOAT64) for x in (coarse, fine))  # not computed anew in each leaf's loop
-        high, low = reductions.sums_on_grids(*grids, *self._whole(*xs))
-        sums = reductions.sum_of_shards(high, self.axes), reductions.sum_of_shards(low, self.axes)
-        self.known.append(((coarse, *xs), sums))
-        return sums
 
     def _whole(self, *xs: Any) -> tuple[Any, ...]:
         """Each in one shape, the leaf's for numbers; equal ones still one object."""
@@ -299,5 +293,5 @@ class Reductions:
         return tuple((arrays | numbers)[id(x)] for x in xs)
 
 
-def _are_same(xs: Any, ys: Any) -> bool:
-    return len(xs) == len(ys) and all(x is y for x, y in zip(xs, ys, strict=True))
+def _identities(xs: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(map(id, xs))

@@ -13,6 +13,8 @@ Derivatives are those of the plain sum and maximum.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,28 +26,34 @@ from trainfn_jax.scalars import FLOAT64
 _INT64 = np.dtype(np.int64)
 
 
-def largest(x: Any) -> Array:
-    """The largest element as float64; NaN wins; -inf if there is none."""
-    return _widened(graft(_integer_max(x), _plain_max, x))
+def maxima(asked: Sequence[tuple[str, Any]]) -> list[Array]:
+    """For each (op, factors) the largest as float64, in one pass over arrays of one shape; NaN wins.
+
+    op: "max", of x; -inf if there is none.  "max_abs", of |x| or |x * y|; 0 if there is none.
+    """
+    some = [_Maximum.of(op, factors) for op, factors in asked]
+    found: list[Any] = [None] * len(some)
+    for same in _by_shape([maximum.integers for maximum in some]):
+        together = _integer_maxima([some[i].integers for i in same], [some[i].least for i in same])
+        for i, most in zip(same, together, strict=True):
+            found[i] = some[i].result(most)
+    return found
 
 
-def largest_product(*factors: Any) -> Array:
-    """The largest |x| or |x * y| as float64; NaN wins; 0 if there is none."""
-    if len(factors) == 2 and factors[0] is factors[1] and factors[0].dtype == np.float32:
-        size = largest_product(factors[0])
-        return lax.mul(size, size)  # exact, and x -> |x| * |x| keeps order
-    x = factors[0] if len(factors) == 1 else _products(factors)
-    return _widened(graft(_integer_max_abs(x), _plain_max_abs, x))
-
-
-def sums_on_grids(coarse: Any, fine: Any, *factors: Any) -> tuple[Array, Array]:
-    """The sums of x (or x * y) rounded to the coarse grid, and of what that leaves rounded to the fine one.
+def sums_on_grids(asked: Sequence[tuple[Any, Any, Any]]) -> list[tuple[Array, Array]]:
+    """For each (coarse, fine, factors) the sums of x (or x * y) rounded to the coarse grid, and of what that leaves
+    rounded to the fine one, in one pass over arrays of one shape.
 
     `trainfn.elementary` says how the grids are made and why the sums are exact.
     """
-    exact = _integer_sums if factors[0].dtype == np.float32 and factors[0].size > 1 else _float_sums
-    high, low = exact(coarse, fine, *factors)
-    return graft(high, _plain_sum, *factors), graft(low, _nothing, *factors)
+    found: list[Any] = [None] * len(asked)
+    for same in _by_shape([factors[0] for _, _, factors in asked]):
+        first = asked[same[0]][2][0]
+        exact = _integer_sums if first.dtype == np.float32 and first.size > 1 else _float_sums
+        for i, (high, low) in zip(same, exact([asked[i] for i in same]), strict=True):
+            factors = asked[i][2]
+            found[i] = graft(high, _plain_sum, *factors), graft(low, _nothing, *factors)
+    return found
 
 
 def largest_of_shards(x: Any, axes: tuple[str, ...]) -> Any:
@@ -73,16 +81,59 @@ def _axes(x: Any) -> tuple[int, ...]:
     return tuple(range(x.ndim))
 
 
+def _by_shape(arrays: Sequence[Any]) -> list[list[int]]:
+    """The places of arrays of one shape, of each shape."""
+    places: dict[Any, list[int]] = {}
+    for i, x in enumerate(arrays):
+        places.setdefault(x.shape, []).append(i)
+    return list(places.values())
+
+
 # -- maxima ------------------------------------------------------------------------------------------------------------
 
 
-def _integer_max(x: Array) -> Array:
-    ordered = _ordered(x)
-    magnitude = _magnitude(ordered)
-    least = bits_of_constant(-np.inf, x.dtype) ^ magnitude
-    positive = lax.bitwise_and(ordered, lax.full_like(ordered, magnitude))
-    most, union = lax.reduce((ordered, positive), (least, np.zeros((), ordered.dtype)), _max_and_or, _axes(x))
-    return _from_ordered(lax.min(most, union), x.dtype)  # never smaller, and so the second result is not dead code
+@dataclass(frozen=True)
+class _Maximum:
+    """One of several: whole numbers in the order of what is sought, the least there are, and what the largest means."""
+
+    integers: Array
+    least: Any
+    result: Callable[[Array], Array]
+
+    @staticmethod
+    def of(op: str, factors: Any) -> _Maximum:
+        x = factors[0]
+        if op == "max":
+            ordered = _ordered(x)
+            least = bits_of_constant(-np.inf, x.dtype) ^ _magnitude(ordered)
+            return _Maximum(ordered, least, lambda u: _widened(graft(_from_ordered(u, x.dtype), _plain_max, x)))
+        if len(factors) == 2 and x is factors[1] and x.dtype == np.float32:
+            of_x = _Maximum.of(op, (x,))
+            return replace(of_x, result=lambda u: _square(of_x.result(u)))  # exact, and x -> |x| * |x| keeps order
+        # Not the product that is summed, which XLA would keep in memory from this pass to that.
+        x = x if len(factors) == 1 else lax.mul(_widened(x), lax.abs(_widened(factors[1])))
+        u = bits(x)  # without the sign they are in order, and those of NaN are the greatest
+        size = lax.bitwise_and(u, lax.full_like(u, _magnitude(u)))
+        return _Maximum(
+            size, np.zeros((), u.dtype), lambda u: _widened(graft(from_bits(u, x.dtype), _plain_max_abs, *factors))
+        )
+
+
+def _integer_maxima(xs: Sequence[Array], least: Sequence[Any]) -> list[Array]:
+    if len(xs) > 1:
+        return list(lax.reduce(tuple(xs), tuple(least), _greater, _axes(xs[0])))
+    (x,) = xs
+    positive = lax.bitwise_and(x, lax.full_like(x, _magnitude(x)))
+    most, union = lax.reduce((x, positive), (least[0], np.zeros((), x.dtype)), _max_and_or, _axes(x))
+    return [lax.min(most, union)]  # never smaller, and so the second result is not dead code
+
+
+def _greater(a: Any, b: Any) -> tuple[Array, ...]:
+    return tuple(map(lax.max, a, b))
+
+
+def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
+    return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
 
 
 def _ordered(x: Array) -> Array:
@@ -103,19 +154,6 @@ def _magnitude(u: Array) -> Any:
     return np.asarray(np.iinfo(u.dtype).max, u.dtype)
 
 
-def _integer_max_abs(x: Array) -> Array:
-    """Without the sign, bits are in order, and those of NaN are the greatest."""
-    u = bits(x)
-    zero, magnitude = np.zeros((), u.dtype), np.asarray(np.iinfo(u.dtype).max, u.dtype)
-    size = lax.bitwise_and(u, lax.full_like(u, magnitude))
-    most, union = lax.reduce((size, size), (zero, zero), _max_and_or, _axes(x))
-    return from_bits(lax.min(most, union), x.dtype)
-
-
-def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
-    return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
-
-
 def _integer_max_of_shards(x: Array, axes: tuple[str, ...]) -> Array:
     return _from_ordered(lax.pmax(_ordered(x), axes), x.dtype)  # type: ignore[no-untyped-call]
 
@@ -130,8 +168,13 @@ def _plain_max(x: Array) -> Array:
     return lax.reduce_max(x, _axes(x))
 
 
-def _plain_max_abs(x: Array) -> Array:
+def _plain_max_abs(*factors: Array) -> Array:
+    x = factors[0] if len(factors) == 1 else _products(factors)
     return _plain_max(lax.abs(x)) if x.size else lax.full((), 0, x.dtype)
+
+
+def _square(x: Array) -> Array:
+    return lax.mul(x, x)
 
 
 # -- sums --------------------------------------------------------------------------------------------------------------
@@ -144,32 +187,35 @@ def _on_grids(coarse: Any, fine: Any, factors: Any) -> tuple[Array, Array]:
     return high, low
 
 
-def _float_sums(coarse: Array, fine: Array, *factors: Array) -> tuple[Array, Array]:
-    high, low = _on_grids(coarse, fine, factors)
-    return lax.reduce_sum(high, _axes(high)), lax.reduce_sum(low, _axes(low))
+def _float_sums(asked: Sequence[tuple[Any, Any, Any]]) -> Iterator[tuple[Array, Array]]:
+    for coarse, fine, factors in asked:
+        high, low = _on_grids(coarse, fine, factors)
+        yield lax.reduce_sum(high, _axes(high)), lax.reduce_sum(low, _axes(low))
 
 
-def _integer_sums(coarse: Array, fine: Array, *factors: Array) -> tuple[Array, Array]:
-    """The same two numbers: multiples of 2**-53 of each grid, which is the last bit of numbers from 1/2 to 1 of it.
+def _integer_sums(asked: Sequence[tuple[Any, Any, Any]]) -> Iterator[tuple[Array, Array]]:
+    """The same numbers: multiples of 2**-53 of each grid, which is the last bit of numbers from 1/2 to 1 of it.
 
     With two or more elements each is at most a quarter of its grid, so that 3/4 of the grid plus one stays there.
     """
     three_quarters = np.float64(0.75)
-    offsets = [lax.mul(grid, three_quarters) for grid in (coarse, fine)]
-    shifted = [bits(lax.add(x, o)) for x, o in zip(_on_grids(coarse, fine, factors), offsets, strict=True)]
-    zero = np.zeros((), _INT64)
-    totals = lax.reduce(tuple(shifted), (zero, zero), _add_both, _axes(factors[0]))
-    count = np.int64(factors[0].size)
-    high, low = (
+    grids = [grid for coarse, fine, _ in asked for grid in (coarse, fine)]
+    offsets = [lax.mul(grid, three_quarters) for grid in grids]
+    summands = [part for pair in asked for part in _on_grids(*pair)]
+    shifted = tuple(bits(lax.add(x, o)) for x, o in zip(summands, offsets, strict=True))
+    first = asked[0][2][0]
+    totals = lax.reduce(shifted, (np.zeros((), _INT64),) * len(shifted), _add_all, _axes(first))
+    count = np.int64(first.size)
+    sums = [
         # Modulo 2**64, which is where the sum of the offsets' bits went.
         _from_multiple(lax.sub(total, lax.mul(count, bits(o))), grid)
-        for total, o, grid in zip(totals, offsets, (coarse, fine), strict=True)
-    )
-    return high, low
+        for total, o, grid in zip(totals, offsets, grids, strict=True)
+    ]
+    return zip(sums[::2], sums[1::2], strict=True)
 
 
-def _add_both(a: Any, b: Any) -> tuple[Array, Array]:
-    return lax.add(a[0], b[0]), lax.add(a[1], b[1])
+def _add_all(a: Any, b: Any) -> tuple[Array, ...]:
+    return tuple(map(lax.add, a, b))
 
 
 def _from_multiple(k: Array, grid: Array) -> Array:

@@ -138,10 +138,8 @@ def _call(
     whole = None if program.is_elementwise else spec.leaf.shape
     of_g, of_p = (arrays.real_dtype(a.dtype) for a in (x.g, x.g if x.p is None else x.p))
     table = arrays.table(of_g, of_p, compute, meetings, whole)
-    call = Call(program, inputs, table)
     table.update(arrays.draws(g))
-    table.update(arrays.Reductions(call, g, meetings, spec.axes).table)
-    return call
+    return arrays.LeafCall(program, inputs, table, like=g, meetings=meetings, axes=spec.axes)
 
 
 def loaded_scalars(stored: Mapping[str, Any], rule: Rule) -> dict[str, Any]:

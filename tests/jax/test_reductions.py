@@ -36,7 +36,8 @@ def grids(largest: float, count: int) -> tuple[float, float]:
 def in_jax(coarse: Any, fine: Any, *xs: Any) -> Any:
     """The four reductions, exact in float32 pairs of halves: their bits."""
     coarse, fine = (jax.lax.bitcast_convert_type(m, jnp.float64) for m in (coarse, fine))
-    found = [reductions.largest(xs[0]), reductions.largest_product(*xs), *reductions.sums_on_grids(coarse, fine, *xs)]
+    found = reductions.maxima([("max", xs[:1]), ("max_abs", xs)])
+    found += [x for both in reductions.sums_on_grids([(coarse, fine, xs)]) for x in both]
     return [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in found]
 
 
@@ -76,6 +77,13 @@ def test_same_bits(key: int, shape: tuple[int, ...], magnitude: int, special: bo
     compare(-np.abs(x))
 
 
+@pytest.mark.parametrize("x", [np.inf, -np.inf])
+def test_the_largest_product_is_nan_where_one_is(x: float) -> None:
+    """Infinity times zero is a NaN of either sign, as the processor has it."""
+    compare(np.float32([1.0, x, 2.0]), np.float32([3.0, 0.0, -4.0]))
+    compare(np.float32([1.0, 0.0, 2.0]), np.float32([3.0, x, -4.0]))
+
+
 @pytest.mark.parametrize("size", [2, 40_000])
 def test_any_arrangement(size: int) -> None:
     x = numbers(3, (size,), 30, 1e10)
@@ -110,14 +118,14 @@ def test_one_pass_and_no_copy() -> None:
 
     @in_float64
     def norm(x: Any) -> Any:
-        largest = reductions.largest_product(x, x)
-        high, low = reductions.sums_on_grids(largest, largest, x, x)
+        (largest,) = reductions.maxima([("max_abs", (x, x))])
+        ((high, low),) = reductions.sums_on_grids([(largest, largest, (x, x))])
         return (high + low).astype(np.float32)
 
     compiled = jax.jit(norm).lower(x).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 512
     assert compiled.as_text().count("reduce(") == 2
-    signed = jax.jit(in_float64(lambda x: reductions.largest(x).astype(np.float32))).lower(x).compile()
+    signed = jax.jit(in_float64(lambda x: reductions.maxima([("max", (x,))])[0].astype(np.float32))).lower(x).compile()
     assert signed.memory_analysis().temp_size_in_bytes < 512
 
 
@@ -126,8 +134,9 @@ def test_derivatives_are_those_of_the_formula() -> None:
 
     @in_float64
     def energy(x: Any) -> Any:
-        high, low = reductions.sums_on_grids(np.float64(2.0**20), np.float64(2.0**-20), x, x)
-        return (high + low + 3 * reductions.largest(x) - reductions.largest_product(x)).astype(np.float32)
+        ((high, low),) = reductions.sums_on_grids([(np.float64(2.0**20), np.float64(2.0**-20), (x, x))])
+        signed, size = reductions.maxima([("max", (x,)), ("max_abs", (x,))])
+        return (high + low + 3 * signed - size).astype(np.float32)
 
     x = jnp.float32([0.5, 2.0, -3.0])
     gradient = np.float32([1.0, 4.0 + 3.0, -6.0 + 1.0])

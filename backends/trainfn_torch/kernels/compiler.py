@@ -28,7 +28,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Products and sums are never contracted, and nothing that changes a value is allowed.  Without math-errno a square root
-# is one instruction; without trapping-math a selection may compute both sides.
+# is one instruction; without trapping-math a selection may compute both sides.  Elimination of partial redundancies (PRE)
+# makes branches of selections that share a condition, and the loop is not vectorised then.
 FLAGS = (
     "-std=gnu11",
     "-O3",
@@ -36,6 +37,7 @@ FLAGS = (
     "-fno-fast-math",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fno-tree-pre",
     "-fopenmp-simd",  # only `#pragma omp simd`: no threads, no runtime library
     "-fPIC",
     "-shared",
