@@ -23,7 +23,8 @@ A rule's positional parameters say what it needs, by name:
             if the condition of the leaf or the model holds: otherwise its state stays and its update is -0.0
 
 It returns what to add to p and, if it has one, the next state.  Its keyword parameters are hyperparameters, except
-those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.
+those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.  One whose default
+is a number may be given None if it is annotated so, `Any | None`.
 
 Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into one.
 """
@@ -92,6 +93,7 @@ class Definition:
     positional: tuple[str, ...]
     defaults: Mapping[str, Any]
     options: frozenset[str]
+    optional: frozenset[str]  # hyperparameters that may be None, which chooses the program
     state: Any  # the NamedTuple class, or None
 
     @property
@@ -170,6 +172,8 @@ class Definition:
         for name, value in options.items():
             if not isinstance(value, Hashable):
                 raise TypeError(f"{self.name}: the option {name} must be hashable, and {value!r} is not.")
+            if value is None and name in self.optional:
+                continue
             default = self.defaults[name]
             if name not in self.options and not isinstance(default, bool | str | None):
                 raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
@@ -258,6 +262,10 @@ class Rule:
         one, two = self.all_links[i].definition, self.all_links[j].definition
         is_same = one is two and key == other and not issubclass(one.fields[key], ModelScalar)
         return self._meet(i, j) or not is_same
+
+    def state_name(self, i: int, key: str) -> str:
+        """The name in the whole rule of a field of the `i`-th of `all_links`."""
+        return self._state_names[i, key]
 
     @cached_property
     def hyper(self) -> dict[str, Any]:
@@ -424,6 +432,11 @@ def _expect_rule(what: str, r: Any) -> None:
         raise TypeError(f"{what} takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
 
 
+def names_in(whole: Rule, part: Rule, first: int) -> dict[str, str]:
+    """What the state of a part of a rule is called in the whole, in which it begins with the `first` of all links."""
+    return {name: whole.state_name(first + i, key) for (i, key), name in part._state_names.items()}
+
+
 def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:
     """Each hyperparameter's value for one leaf: leaf functions are asked; schedules stay schedules."""
     return {name: hyperparameters.resolve(rule.name, name, value, leaf) for name, value in rule.hyper.items()}
@@ -505,10 +518,11 @@ def rule(function: Callable[..., Any]) -> Definition:
     if taken:
         raise TypeError(f"rule {name}: {', '.join(taken)} is a word of its own and cannot name a hyperparameter.")
     options = frozenset(n for n in keywords if "static" in getattr(hints.get(n), "__metadata__", ()))
+    optional = frozenset(n for n in keywords if type(None) in typing.get_args(hints.get(n)))
     state = hints.get("state") if "state" in positional else None
     if "state" in positional:
         _check_state(name, state, keywords)
-    return Definition(function, name, positional, keywords, options, state)
+    return Definition(function, name, positional, keywords, options, optional, state)
 
 
 def _hints(name: str, annotated: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.decay import decayed
 from trainfn.trace import Array
 from trainfn.verbs import sign
 
@@ -17,7 +18,7 @@ class Mean(NamedTuple):
 
 @rule
 def lion(
-    state: Mean, g: Any, p: Any, *, lr: Any = 1e-4, b1: Any = 0.9, b2: Any = 0.99, weight_decay: Any = 1e-3
+    state: Mean, g: Any, p: Any, *, lr: Any = 1e-4, b1: Any = 0.9, b2: Any = 0.99, weight_decay: Any | None = 1e-3
 ) -> Any:
     """Lion (Chen et al., arXiv:2302.06675v4, Algorithm 2).
 
@@ -29,4 +30,4 @@ def lion(
     """
     c = b1 * state.m + (1 - b1) * g
     m = b2 * state.m + (1 - b2) * g
-    return -lr * (sign(c) + weight_decay * p), Mean(m)
+    return -lr * decayed(sign(c), weight_decay, p), Mean(m)
