@@ -25,6 +25,7 @@ from trainfn.rules import ademamix as ademamix
 from trainfn.rules import adopt as adopt
 from trainfn.rules import aggmo as aggmo
 from trainfn.rules import asgd as asgd
+from trainfn.rules import average_gradient as average_gradient
 from trainfn.rules import came as came
 from trainfn.rules import cautious_weight_decay as cautious_weight_decay
 from trainfn.rules import centralize as centralize
@@ -66,6 +67,7 @@ from trainfn.rules import qhm as qhm
 from trainfn.rules import radam as radam
 from trainfn.rules import rmsprop as rmsprop
 from trainfn.rules import rprop as rprop
+from trainfn.rules import scale as scale
 from trainfn.rules import sgd as sgd
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
@@ -131,5 +133,6 @@ from trainfn.wrappers.rounding import stochastic_rounding as stochastic_rounding
 from trainfn.wrappers.sam import sam as sam
 from trainfn.wrappers.schedule_free import schedule_free as schedule_free
 from trainfn.wrappers.skip import maximize as maximize
+from trainfn.wrappers.skip import negated as negated
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite
 from trainfn.wrappers.skip import unscale as unscale

@@ -23,8 +23,8 @@ A rule's positional parameters say what it needs, by name:
             if the condition of the leaf or the model holds: otherwise its state stays and its update is -0.0
 
 It returns what to add to p and, if it has one, the next state.  Its keyword parameters are hyperparameters, except
-those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.  None may be given
-where it is the default, or where the annotation says so, as in `b1: Any | None = 0.9`.
+those annotated `Static[...]`, and those given None or a bool or a string: these choose the program.  One whose default
+is a number may be given None if it is annotated so, `Any | None`.
 
 Calling a rule with hyperparameters gives a `Rule`; `chain` joins several into one.
 """
@@ -93,7 +93,7 @@ class Definition:
     positional: tuple[str, ...]
     defaults: Mapping[str, Any]
     options: frozenset[str]
-    optional: frozenset[str]
+    optional: frozenset[str]  # hyperparameters that may be None, which chooses the program
     state: Any  # the NamedTuple class, or None
     check: Callable[..., None] | None = None
 
@@ -266,6 +266,10 @@ class Rule:
         is_same = one is two and key == other and not issubclass(one.fields[key], ModelScalar)
         return self._meet(i, j) or not is_same
 
+    def state_name(self, i: int, key: str) -> str:
+        """The name in the whole rule of a field of the `i`-th of `all_links`."""
+        return self._state_names[i, key]
+
     @cached_property
     def hyper(self) -> dict[str, Any]:
         found: dict[str, list[tuple[Path, Any, Any]]] = {}
@@ -429,6 +433,11 @@ def _expect_rule(what: str, r: Any) -> None:
     if not isinstance(r, Rule):
         hint = f" Write {r.name}() for its defaults." if isinstance(r, Definition) else ""
         raise TypeError(f"{what} takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
+
+
+def names_in(whole: Rule, part: Rule, first: int) -> dict[str, str]:
+    """What the state of a part of a rule is called in the whole, in which it begins with the `first` of all links."""
+    return {name: whole.state_name(first + i, key) for (i, key), name in part._state_names.items()}
 
 
 def resolve(rule: Rule, leaf: Leaf) -> dict[str, Any]:

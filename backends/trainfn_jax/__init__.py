@@ -1,13 +1,54 @@
 """trainfn in JAX: rules as gradient transformations of optax, schedules as schedules of optax.
 
-`transform(rule)` takes any rule of trainfn; `adamw`, `sgd` and the others are optax's functions of these names.
+`transform(rule)` takes any rule of trainfn; `adamw`, `sgd`, `clip_by_global_norm`, `chain` and the others are optax's
+functions of these names.
 """
 
 from trainfn_jax import contrib as contrib
 from trainfn_jax import convert as convert
 from trainfn_jax import schedules as schedules
+from trainfn_jax.combining import chain as chain
+from trainfn_jax.combining import freeze as freeze
+from trainfn_jax.combining import identity as identity
+from trainfn_jax.combining import masked as masked
+from trainfn_jax.combining import multi_transform as multi_transform
+from trainfn_jax.combining import partition as partition
+from trainfn_jax.combining import selective_transform as selective_transform
+from trainfn_jax.combining import set_to_zero as set_to_zero
 from trainfn_jax.evaluation import evaluate as evaluate
 from trainfn_jax.evaluation import evaluate_schedule as evaluate_schedule
+from trainfn_jax.links import adaptive_grad_clip as adaptive_grad_clip
+from trainfn_jax.links import add_decayed_weights as add_decayed_weights
+from trainfn_jax.links import add_noise as add_noise
+from trainfn_jax.links import centralize as centralize
+from trainfn_jax.links import clip as clip
+from trainfn_jax.links import clip_by_block_rms as clip_by_block_rms
+from trainfn_jax.links import clip_by_global_norm as clip_by_global_norm
+from trainfn_jax.links import ema as ema
+from trainfn_jax.links import normalize_by_update_norm as normalize_by_update_norm
+from trainfn_jax.links import scale as scale
+from trainfn_jax.links import scale_by_adadelta as scale_by_adadelta
+from trainfn_jax.links import scale_by_adam as scale_by_adam
+from trainfn_jax.links import scale_by_adamax as scale_by_adamax
+from trainfn_jax.links import scale_by_adan as scale_by_adan
+from trainfn_jax.links import scale_by_amsgrad as scale_by_amsgrad
+from trainfn_jax.links import scale_by_belief as scale_by_belief
+from trainfn_jax.links import scale_by_learning_rate as scale_by_learning_rate
+from trainfn_jax.links import scale_by_lion as scale_by_lion
+from trainfn_jax.links import scale_by_novograd as scale_by_novograd
+from trainfn_jax.links import scale_by_optimistic_gradient as scale_by_optimistic_gradient
+from trainfn_jax.links import scale_by_polyak as scale_by_polyak
+from trainfn_jax.links import scale_by_radam as scale_by_radam
+from trainfn_jax.links import scale_by_rms as scale_by_rms
+from trainfn_jax.links import scale_by_rprop as scale_by_rprop
+from trainfn_jax.links import scale_by_rss as scale_by_rss
+from trainfn_jax.links import scale_by_schedule as scale_by_schedule
+from trainfn_jax.links import scale_by_sign as scale_by_sign
+from trainfn_jax.links import scale_by_sm3 as scale_by_sm3
+from trainfn_jax.links import scale_by_stddev as scale_by_stddev
+from trainfn_jax.links import scale_by_trust_ratio as scale_by_trust_ratio
+from trainfn_jax.links import scale_by_yogi as scale_by_yogi
+from trainfn_jax.links import trace as trace
 from trainfn_jax.optimizers import adabelief as adabelief
 from trainfn_jax.optimizers import adadelta as adadelta
 from trainfn_jax.optimizers import adafactor as adafactor
@@ -65,30 +106,45 @@ __all__ = [
     "adamaxw",
     "adamw",
     "adan",
+    "adaptive_grad_clip",
+    "add_decayed_weights",
+    "add_noise",
     "amsgrad",
+    "centralize",
+    "chain",
+    "clip",
+    "clip_by_block_rms",
+    "clip_by_global_norm",
     "constant_schedule",
     "contrib",
     "convert",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "ema",
     "eval_params",
     "evaluate",
     "evaluate_schedule",
     "exponential_decay",
+    "freeze",
     "fromage",
+    "identity",
     "join_schedules",
     "lamb",
     "lars",
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "masked",
+    "multi_transform",
     "nadam",
     "nadamw",
     "named_leaves",
     "noisy_sgd",
+    "normalize_by_update_norm",
     "novograd",
     "optimistic_adam_v2",
     "optimistic_gradient_descent",
+    "partition",
     "piecewise_constant_schedule",
     "piecewise_interpolate_schedule",
     "polyak_sgd",
@@ -96,11 +152,36 @@ __all__ = [
     "radam",
     "rmsprop",
     "rprop",
+    "scale",
+    "scale_by_adadelta",
+    "scale_by_adam",
+    "scale_by_adamax",
+    "scale_by_adan",
+    "scale_by_amsgrad",
+    "scale_by_belief",
+    "scale_by_learning_rate",
+    "scale_by_lion",
+    "scale_by_novograd",
+    "scale_by_optimistic_gradient",
+    "scale_by_polyak",
+    "scale_by_radam",
+    "scale_by_rms",
+    "scale_by_rprop",
+    "scale_by_rss",
+    "scale_by_schedule",
+    "scale_by_sign",
+    "scale_by_sm3",
+    "scale_by_stddev",
+    "scale_by_trust_ratio",
+    "scale_by_yogi",
+    "selective_transform",
+    "set_to_zero",
     "sgd",
     "sgdr_schedule",
     "sign_sgd",
     "signum",
     "sm3",
+    "trace",
     "transform",
     "warmup_constant_schedule",
     "warmup_cosine_decay_schedule",

@@ -9,8 +9,14 @@ import optax  # type: ignore[import-untyped]
 
 import trainfn
 from trainfn.rules.muon import COEFFICIENTS
+from trainfn_jax.links import layout
+from trainfn_jax.links import normalize as normalize
+from trainfn_jax.links import scale_by_acprop as scale_by_acprop
+from trainfn_jax.links import scale_by_ademamix as scale_by_ademamix
+from trainfn_jax.links import scale_by_adopt as scale_by_adopt
+from trainfn_jax.links import scale_by_simplified_ademamix as scale_by_simplified_ademamix
 from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
-from trainfn_jax.transform import transform
+from trainfn_jax.transform import transform, transformed
 
 __all__ = [
     "acprop",
@@ -24,7 +30,13 @@ __all__ = [
     "momo",
     "momo_adam",
     "muon",
+    "normalize",
     "prodigy",
+    "scale_by_acprop",
+    "scale_by_ademamix",
+    "scale_by_adopt",
+    "scale_by_muon",
+    "scale_by_simplified_ademamix",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "simplified_ademamix",
@@ -143,18 +155,8 @@ def muon(
     """
     lr = as_hyperparameter("muon's learning_rate", learning_rate)
     adam_lr = lr if adam_learning_rate is None else as_hyperparameter("muon's adam_learning_rate", adam_learning_rate)
-    of_matrices = trainfn.muon(
-        lr=lr,
-        momentum=beta,
-        eps=eps,
-        weight_decay=weight_decay,
-        consistent_rms=consistent_rms,
-        coefficients=COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs,
-        steps=ns_steps,
-        nesterov=nesterov,
-        debias=True,
-        eps_is_floor=False,
-        out_axis=-1,
+    of_matrices = _of_matrices(
+        ns_coeffs, ns_steps, beta, eps, nesterov, lr=lr, weight_decay=weight_decay, consistent_rms=consistent_rms
     )
     of_others = trainfn.adamw(
         lr=adam_lr,
@@ -208,6 +210,36 @@ def _warmed_up(peak: Any, steps: int | None) -> tuple[Any, Any]:
         return peak, peak
     lr = trainfn.warmup(peak, steps)
     return lr, trainfn.shift(lr, by=-1)
+
+
+def scale_by_muon(
+    ns_coeffs: Any = COEFFICIENTS["standard"],
+    ns_steps: int = 5,
+    beta: Any = 0.95,
+    eps: Any = 1e-8,
+    *,
+    nesterov: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """optax.contrib.scale_by_muon in trainfn's arithmetic: momentum made orthogonal, see `trainfn.muon`.
+
+    A leaf of more axes than two is the matrix of its last axis and all others.
+    """
+    rule = _of_matrices(ns_coeffs, ns_steps, beta, eps, nesterov, lr=1.0, weight_decay=None, is_scaled=False)
+    return transformed(trainfn.negated(rule), layout).for_optax
+
+
+def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, nesterov: bool, **others: Any) -> trainfn.Rule:
+    return trainfn.muon(
+        momentum=beta,
+        eps=eps,
+        coefficients=COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs,
+        steps=ns_steps,
+        nesterov=nesterov,
+        debias=True,
+        eps_is_floor=False,
+        out_axis=-1,
+        **others,
+    )
 
 
 def _is_matrix(leaf: trainfn.Leaf) -> bool:

@@ -1,7 +1,7 @@
 """optax's `mask`: which leaves a hyperparameter is for.
 
 A mask is a tree of booleans, shaped like the parameters or like the upper part of their tree, or a function that makes
-one of them.  It becomes what trainfn has for this, a function of the leaf.
+one of them.  It becomes what trainfn has for this, a function of the leaf.  Trees of labels are read likewise.
 """
 
 from __future__ import annotations
@@ -10,48 +10,48 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax  # type: ignore[import-untyped]
 
 from trainfn.rule import Rule
-from trainfn.trace import Leaf
 from trainfn_jax import trees
-from trainfn_jax.transform import transform
+from trainfn_jax.layout import Flat, Layout
+from trainfn_jax.transform import Transformation
 
 
-def masked(make: Callable[[Any], Rule], value: Any, mask: Any) -> optax.GradientTransformationExtraArgs:
+def masked(
+    make: Callable[[Any], Rule], value: Any, mask: Any, layout: Callable[[Rule], Layout] = Flat
+) -> Transformation:
     """The rule that `make` makes of a hyperparameter's value: 0 where the mask is false, and elsewhere `value`."""
 
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> Any:
-        chosen = _chosen(mask, updates)
-
-        def of_leaf(leaf: Leaf) -> Any:
-            return value if chosen[leaf.name] else 0.0
-
-        return transform(make(of_leaf)).update(updates, state, params, **extra_args)
+    def rule_of(updates: Any) -> Rule:
+        chosen = by_leaf("mask", mask, updates)
+        return make(lambda leaf: value if chosen[leaf.name] else 0.0)
 
     # No rule starts its state from what can be masked, and optax calls init with placeholders that no mask fits.
-    return optax.GradientTransformationExtraArgs(transform(make(value)).init, update)
+    rule = make(value)
+    return Transformation(rule, layout(rule), rule_of=rule_of)
 
 
-def _chosen(mask: Any, tree: Any) -> dict[str, bool]:
-    """Whether the mask is true, for each leaf of `tree` by name."""
-    chosen: dict[str, bool] = {}
+def by_leaf(what: str, marks: Any, tree: Any) -> dict[str, Any]:
+    """The mark of each leaf of `tree`, by name: True or False in a mask, or a label."""
+    chosen: dict[str, Any] = {}
 
-    def choose(flag: Any, part: Any) -> None:
+    def choose(mark: Any, part: Any) -> None:
         for name in jax.tree.leaves(part):
-            if chosen.setdefault(name, bool(flag)) != bool(flag):
-                raise ValueError(f"two leaves are called {name!r}, and the mask is true for one of them only.")
+            if chosen.setdefault(name, mark) != mark:
+                raise ValueError(f"two leaves are called {name!r}, and the {what} has {chosen[name]} and {mark} there.")
 
-    flags = mask(tree) if _is_function(mask) else mask
+    marks = marks(tree) if _is_function(marks) else marks
     named = trees.with_names(tree)
-    if not _is_prefix(flags, named):
-        raise ValueError(f"the mask {jax.tree.structure(flags)} does not fit the gradients {jax.tree.structure(tree)}.")
-    jax.tree.map(choose, flags, named)
+    if not _is_prefix(marks, named):
+        raise ValueError(
+            f"the {what} {jax.tree.structure(marks)} does not fit the gradients {jax.tree.structure(tree)}."
+        )
+    jax.tree.map(choose, marks, named)
     return chosen
 
 
-def _is_prefix(flags: Any, tree: Any) -> bool:
-    treedef: Any = jax.tree.structure(flags)
+def _is_prefix(marks: Any, tree: Any) -> bool:
+    treedef: Any = jax.tree.structure(marks)
     try:
         treedef.flatten_up_to(tree)
     except (ValueError, TypeError):
@@ -59,7 +59,7 @@ def _is_prefix(flags: Any, tree: Any) -> bool:
     return True
 
 
-def _is_function(mask: Any) -> bool:
+def _is_function(marks: Any) -> bool:
     """As optax tells: a tree whose nodes can be called, such as an Equinox module, is a tree."""
-    leaves = jax.tree.leaves(mask)
+    leaves = jax.tree.leaves(marks)
     return bool(leaves) and all(map(callable, leaves))

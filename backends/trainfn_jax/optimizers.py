@@ -20,15 +20,16 @@ import optax  # type: ignore[import-untyped]
 
 import trainfn
 from trainfn.hyperparameters import is_leaf_function
-from trainfn.rule import Definition
+from trainfn.rule import Definition, Rule
 from trainfn_jax.hyperparameters import OptaxSchedule
+from trainfn_jax.layout import Flat, Layout
 from trainfn_jax.masks import masked
-from trainfn_jax.transform import transform
+from trainfn_jax.transform import transformed
 from trainfn_jax.vocabulary import ARGUMENTS, HYPERPARAMETERS
 
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
-_REQUIRED = inspect.Parameter.empty
+REQUIRED = inspect.Parameter.empty
 KEYWORD = "keyword-only from here"
 
 _DOC = """{name} in trainfn's arithmetic.
@@ -50,12 +51,18 @@ function of the parameters that makes one.
 
 
 def optimizer(
-    rule: Definition, *arguments: tuple[str, Any] | str, name: str = "", within: str = "optax", **fixed: Any
+    rule: Definition,
+    *arguments: tuple[str, Any] | str,
+    name: str = "",
+    within: str = "optax",
+    around: Definition | None = None,
+    layout: Callable[[Rule], Layout] = Flat,
+    **fixed: Any,
 ) -> Factory:
     """`rule` as a function of optax's arguments (name and default).
 
     It has the rule's name unless `name` is given, and its namesake is `within` that module; `fixed` are options optax
-    leaves no choice of.
+    leaves no choice of.  `around` is what stands around the rule, `layout` the shape of the state.
     """
     name = name or rule.name
     signature = _signature(arguments)
@@ -73,9 +80,14 @@ def optimizer(
             for argument, value in bound.arguments.items()
             for ours, x in _hyperparameters(rule, argument, value)
         }
+
+        def whole(**other: Any) -> Rule:
+            made = rule(**{**fixed, **hyper, **other})
+            return made if around is None else around(made)
+
         if mask is None:
-            return transform(rule(**hyper, **fixed))
-        return masked(lambda decay: rule(**{**hyper, "weight_decay": decay}, **fixed), hyper["weight_decay"], mask)
+            return transformed(whole(), layout).for_optax
+        return masked(lambda decay: whole(weight_decay=decay), hyper["weight_decay"], mask, layout).for_optax
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = _doc(f"{within}.{name}", rule, "mask" in signature.parameters)
@@ -107,7 +119,7 @@ def _hyperparameters(rule: Definition, argument: str, value: Any) -> Iterator[tu
 
 
 def _doc(name: str, rule: Definition, has_mask: bool) -> str:
-    example = "weight_decay" if "weight_decay" in rule.defaults else "lr"
+    example = next((k for k in ("weight_decay", "lr", *rule.defaults) if k in rule.defaults), "")
     text = inspect.cleandoc(rule.__doc__ or "")
     mask = _MASK_DOC if has_mask else ""
     return _DOC.format(name=name, rule_name=rule.name, example=example, mask=mask, rule=text)
@@ -118,7 +130,7 @@ def as_hyperparameter(argument: str, value: Any) -> Any:
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
 
-LEARNING_RATE = ("learning_rate", _REQUIRED)
+LEARNING_RATE = ("learning_rate", REQUIRED)
 MOMENTS = (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
 DECAY = (("weight_decay", 1e-4), ("mask", None))
 NESTEROV = ("nesterov", False)
@@ -180,6 +192,7 @@ rmsprop = optimizer(
     ("centered", False),
     ("momentum", None),
     ("nesterov", False),
+    ("bias_correction", False),
     lr_in_momentum=True,
 )
 adagrad = optimizer(trainfn.adagrad, LEARNING_RATE, ("initial_accumulator_value", 0.1), ("eps", 1e-7), eps_in_sqrt=True)

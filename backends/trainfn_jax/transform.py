@@ -7,7 +7,8 @@ therefore have the bits of jitted ones, and inside a user's jit the function is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -24,10 +25,11 @@ from trainfn.rule import EXTRAS, Definition, Field, Rule, check_agreement
 from trainfn.trace import Leaf
 from trainfn_jax import arrays, trees
 from trainfn_jax.hyperparameters import Arguments, Setting, Settings
+from trainfn_jax.layout import Contents, Flat, Layout
 from trainfn_jax.pins import with_pins
 from trainfn_jax.primitives import held
 from trainfn_jax.scalars import TABLE, in_float64, widen
-from trainfn_jax.state import state_class
+from trainfn_jax.state import field_name
 from trainfn_jax.step import LeafArrays, LeafSpec, Recipe, loaded_scalars, step, stored_scalar, update_program
 
 AxisName = str | tuple[str, ...] | Callable[[Leaf], str | tuple[str, ...]]
@@ -67,25 +69,99 @@ def transform(
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
     if state_dtype is not None and np.dtype(state_dtype) not in _SMALL:
         raise TypeError(f"state_dtype = {state_dtype!r} must be float32, bfloat16, float16, or None.")
+    return transformed(rule, Flat, Options(axis_name, rename, state_dtype)).for_optax
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `transform` takes beside the rule.  Only transformations with equal ones can be one program."""
+
+    axis_name: AxisName | None = None
+    rename: Rename = str
+    state_dtype: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Transformation:
+    """What stands behind a transformation of ours: `init` and `update` are its methods, so that they lead back to it.
+
+    rule: says what is in the state, of which `layout` says what shape it has.
+    rule_of: the rule for given gradients, where a mask or labels have to be compared with them first.
+    start_of: the rule for given parameters, where labels say which state a leaf has.
+    """
+
+    rule: Rule
+    layout: Layout
+    options: Options = Options()
+    rule_of: Callable[[Any], Rule] | None = None
+    start_of: Callable[[Any], Rule] | None = None
+
+    @property
+    def for_optax(self) -> optax.GradientTransformationExtraArgs:
+        return optax.GradientTransformationExtraArgs(self.init, self.update)
+
+    def at_start(self, params: Any) -> Rule:
+        return self.rule if self.start_of is None else self.start_of(params)
+
+    def at(self, updates: Any) -> Rule:
+        return self.rule if self.rule_of is None else self.rule_of(updates)
+
+    def init(self, params: Any) -> Any:
+        return self.layout.made(_init(self.at_start(params), self.options, params))
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        before = self.layout.contents(state)
+        updates, after = _update(self.at(updates), self.options, updates, before, params, extra_args)
+        return updates, self.layout.made(after)
+
+
+def transformed(rule: Rule, layout: Callable[[Rule], Layout], options: Options = Options()) -> Transformation:
+    """The transformation of a rule whose hyperparameters are checked as far as they are known."""
     for name, value in rule.hyper.items():
         if isinstance(value, Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             raise TypeError(f"{rule.name}: {name} is a key of jax.random's; a seed here is a whole number below 2**32.")
         if isinstance(value, Array) and not isinstance(value, jax.core.Tracer):
             hyperparameters.check(rule.name, name, np.asarray(value))  # what is traced nobody knows yet
-    return optax.GradientTransformationExtraArgs(
-        functools.partial(_init, rule, rename, state_dtype), functools.partial(_update, rule, axis_name, rename)
+    return Transformation(rule, layout(rule), options)
+
+
+def combined(
+    make: Callable[..., Rule], parts: Sequence[Transformation], layout: Callable[[Rule], Layout]
+) -> Transformation:
+    """The transformation of the rule that `make` makes of those of several, which have the same options."""
+    rule = make(*(part.rule for part in parts))
+
+    def rule_of(updates: Any) -> Rule:
+        return make(*(part.at(updates) for part in parts))
+
+    def start_of(params: Any) -> Rule:
+        return make(*(part.at_start(params) for part in parts))
+
+    return Transformation(
+        rule,
+        layout(rule),
+        parts[0].options,
+        rule_of if any(part.rule_of for part in parts) else None,
+        start_of if any(part.start_of for part in parts) else None,
     )
+
+
+def found(tx: Any) -> Transformation | None:
+    """What stands behind a transformation if it is one of ours."""
+    behind = getattr(getattr(tx, "update", None), "__self__", None)
+    return behind if isinstance(behind, Transformation) else None
 
 
 # -- init --------------------------------------------------------------------------------------------------------------
 
 
-def _init(rule: Rule, rename: Rename, state_dtype: Any, params: Any) -> Any:
+def _init(rule: Rule, options: Options, params: Any) -> Contents:
     """Reads shapes and dtypes only, unless the rule's initial state copies the parameter."""
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    named = list(zip(map(rename, trees.names(params)), values, strict=True))
+    named = list(zip(map(options.rename, trees.names(params)), values, strict=True))
     rule.check_policies(Leaf(name, np.shape(p)) for name, p in named if p is not None)
-    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p), state_dtype) for name, p in named]
+    kept = options.state_dtype
+    leaves = [{} if p is None else _initial_leaf(rule, name, p, arrays.dtype_of(p), kept) for name, p in named]
 
     def whole(f: Field) -> Any:
         if not f.is_of_model:
@@ -93,7 +169,7 @@ def _init(rule: Rule, rename: Rename, state_dtype: Any, params: Any) -> Any:
         zero = jnp.zeros((2,) if f.is_pair else (), jnp.float32)
         return next((leaf[f.name] for leaf in leaves if f.name in leaf), zero)
 
-    return state_class(rule)(jnp.zeros((), jnp.int32), *map(whole, rule.fields))
+    return Contents(jnp.zeros((), jnp.int32), {f.name: whole(f) for f in rule.fields})
 
 
 @in_float64
@@ -142,16 +218,15 @@ def eval_params(rule: Rule, state: Any, params: Any, rename: Rename = str) -> An
 
     state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it; `rename` is transform's.
     """
-    _check_state(rule, state)
+    count, given = Flat(rule).contents(state)
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
     at = functools.partial(trees.aligned, like=params, treedef=treedef)
-    given = dict(zip(rule.fields, state[1:], strict=True))
-    of_model = {f.name: x for f, x in given.items() if f.is_of_model}
-    by_leaf = {f.name: at(f"state.{f.name}", tree) for f, tree in given.items() if not f.is_of_model}
+    of_model = {f.name: given[f.name] for f in rule.fields if f.is_of_model}
+    by_leaf = {f.name: at(f"state.{f.name}", given[f.name]) for f in rule.fields if not f.is_of_model}
     for i, (name, p) in enumerate(zip(map(rename, trees.names(params)), values, strict=True)):
         if p is not None:
             own = of_model | {k: xs[i] for k, xs in by_leaf.items()}
-            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, state.count)
+            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, count)
     return jax.tree.unflatten(treedef, values)
 
 
@@ -187,42 +262,35 @@ def _outputs(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any
 
 
 def _update(
-    rule: Rule,
-    axis_name: AxisName | None,
-    rename: Rename,
-    updates: Any,
-    state: Any,
-    params: Any = None,
-    **extra_args: Any,
-) -> tuple[Any, Any]:
-    _check_state(rule, state)
+    rule: Rule, options: Options, updates: Any, before: Contents, params: Any, extra_args: dict[str, Any]
+) -> tuple[Any, Contents]:
+    count = jnp.zeros((), jnp.int32) if before.count is None else before.count
     gradients, treedef = jax.tree.flatten(updates, is_leaf=trees.is_none)
-    names = list(map(rename, trees.names(updates)))
+    names = list(map(options.rename, trees.names(updates)))
     at = functools.partial(trees.aligned, like=updates, treedef=treedef)
     p = None if params is None else at("the parameters", params)
-    fields = dict(
-        zip((f.name for f in rule.fields), zip(rule.fields, state._fields[1:], state[1:], strict=True), strict=True)
-    )
-    by_leaf = {k: at(f"state.{name}", tree) for k, (f, name, tree) in fields.items() if not f.is_of_model}
-    of_model = {k: x for k, (f, _, x) in fields.items() if f.is_of_model}
+    by_leaf, of_model = {}, {}
+    for f in rule.fields:
+        if f.is_of_model:
+            of_model[f.name] = before.fields[f.name]
+        else:
+            by_leaf[f.name] = at(f"state.{field_name(rule, f)}", before.fields[f.name])
 
     taking_part = [i for i, g in enumerate(gradients) if g is not None]
     leaves = []
     for i in taking_part:
         mine = {k: xs[i] for k, xs in by_leaf.items() if xs[i] is not None}
         leaves.append(jax.tree.map(arrays.as_array, LeafArrays(gradients[i], None if p is None else p[i], mine)))
-    recipe, hyper = _recipe(rule, axis_name, [names[i] for i in taking_part], leaves, state.count)
+    recipe, hyper = _recipe(rule, options.axis_name, [names[i] for i in taking_part], leaves, count)
     extras = _extras(rule, extra_args)
-    new_updates, new_states, of_model, count = step(recipe, leaves, of_model, state.count, hyper, extras)
+    new_updates, new_states, of_model, count = step(recipe, leaves, of_model, count, hyper, extras)
 
     for i, u, new in zip(taking_part, new_updates, new_states, strict=True):
         gradients[i] = u
         for k, x in new.items():
             by_leaf[k][i] = x
-    after = [
-        of_model[k] if f.is_of_model else jax.tree.unflatten(treedef, by_leaf[k]) for k, (f, _, _) in fields.items()
-    ]
-    return jax.tree.unflatten(treedef, gradients), type(state)(count, *after)
+    after = {k: jax.tree.unflatten(treedef, xs) for k, xs in by_leaf.items()}
+    return jax.tree.unflatten(treedef, gradients), Contents(count, {**of_model, **after})
 
 
 def _recipe(
@@ -299,15 +367,6 @@ def _one_number(name: str, x: Any) -> Array:
 
 
 # -- what has to fit ---------------------------------------------------------------------------------------------------
-
-
-def _check_state(rule: Rule, state: Any) -> None:
-    expected, found = state_class(rule)._fields, getattr(type(state), "_fields", ())
-    if found != expected:
-        raise TypeError(
-            f"the state of {rule.name} has the fields {', '.join(expected)}, and this {type(state).__name__} has "
-            f"{', '.join(found) or 'none'}: make it with init of the same transformation."
-        )
 
 
 def _check_axes(rule: Rule, leaf: Leaf, dtype: Any) -> None:

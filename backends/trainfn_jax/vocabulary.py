@@ -29,6 +29,15 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "min_dim_size_to_factor": ("min_size",),
     "multiply_by_parameter_scale": ("scale_parameter",),
     "eps": ("eps1",),
+    "max_delta": ("max_value",),
+    "threshold": ("max_rms",),
+    "clipping": ("max_ratio",),
+    "scale_factor": ("scale",),
+    "step_size": ("factor",),
+    "step_size_fn": ("factor",),
+    "b1": ("momentum",),
+    "decay": ("momentum",),
+    "bias_correction": ("debias",),
 }
 
 # State fields, by rule of trainfn's: its word -> optax's.
@@ -37,6 +46,7 @@ STATE: Mapping[str, Mapping[str, str]] = {
     "adamw": {"m": "mu", "v": "nu", "v_max": "nu_max"},
     "radam": {"m": "mu", "v": "nu"},
     "lion": {"m": "mu"},
+    "average_gradient": {"mean": "ema"},
     "sgd": {"buf": "trace"},
     "rmsprop": {"v": "nu", "mean": "mu", "buf": "trace"},
     "adagrad": {"s": "sum_of_squares"},

@@ -35,6 +35,17 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.01},
     ),
     Row(
+        "sgd_averaged",
+        lambda **h: tf.chain(tf.scale(0.5), tf.average_gradient(0.9), tf.negated(tf.sgd(**h)), tf.scale(-1.0)),
+        optax=Namesake(
+            "sgd",
+            {"learning_rate": 1e-2},
+            before=(("scale", {"step_size": 0.5}), ("ema", {"decay": 0.9})),
+        ),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.002},
+    ),
+    Row(
         "adam_decayed",
         lambda **h: tf.chain(
             tf.adam(**h),

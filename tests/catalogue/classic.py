@@ -85,6 +85,17 @@ ROWS: tuple[Row, ...] = (
         optax=Namesake("rmsprop", {"learning_rate": 1e-2, "momentum": 0.9, "nesterov": True, "initial_scale": 0.5}),
     ),
     row(
+        tf.rmsprop,
+        "rmsprop_debiased",
+        lr=1e-2,
+        decay=0.9,
+        eps=1e-2,
+        centered=True,
+        eps_in_sqrt=True,
+        debias=True,
+        optax=Namesake("rmsprop", {"learning_rate": 1e-2, "eps": 1e-2, "centered": True, "bias_correction": True}),
+    ),
+    row(
         tf.adagrad,
         lr=1e-2,
         lr_decay=0.1,

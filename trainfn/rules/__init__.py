@@ -57,6 +57,8 @@ from trainfn.rules.qh import qhm as qhm
 from trainfn.rules.radam import radam as radam
 from trainfn.rules.rmsprop import rmsprop as rmsprop
 from trainfn.rules.rprop import rprop as rprop
+from trainfn.rules.scale import average_gradient as average_gradient
+from trainfn.rules.scale import scale as scale
 from trainfn.rules.sgd import sgd as sgd
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum

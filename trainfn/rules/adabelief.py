@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.decay import decayed
 from trainfn.trace import Array
 from trainfn.verbs import sqrt, square, where
 
@@ -56,7 +57,7 @@ def acprop(
     b2: Any = 0.999,
     eps: Any = 1e-16,
     eps_root: Any = 1e-16,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
 ) -> Any:
     """ACProp (Zhuang et al., arXiv:2110.05454): the gradient over the s of the step before.
 
@@ -70,4 +71,4 @@ def acprop(
     m = b1 * state.m + (1 - b1) * g
     s = b2 * state.s + (1 - b2) * square(g - state.m) + eps_root
     s_hat = where(step > 0, state.s / (1 - b2**step), 1.0)
-    return -lr * (g / (sqrt(s_hat) + eps) + weight_decay * p), Belief(m, s)
+    return -lr * decayed(g / (sqrt(s_hat) + eps), weight_decay, p), Belief(m, s)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from trainfn.rule import rule
 from trainfn.rules.adam import root
+from trainfn.rules.decay import decayed
 from trainfn.trace import Array, Static
 from trainfn.verbs import square, where
 
@@ -31,7 +32,7 @@ def adan(
     b2: Any = 0.92,
     b3: Any = 0.99,
     eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
     eps_root: Any = None,
     one_minus_b2: Static[bool] = False,
 ) -> Any:
@@ -57,4 +58,4 @@ def adan(
     v_hat = v / (1 - b2**t)
     n_hat = n / (1 - b3**t)
     u = (m_hat + c * v_hat) / root(n_hat, eps, eps_root)
-    return -lr * (u + weight_decay * p), Differences(m, v, n, g)
+    return -lr * decayed(u, weight_decay, p), Differences(m, v, n, g)

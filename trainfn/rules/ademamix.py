@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from trainfn.rule import rule
 from trainfn.rules.adam import Moments, root
+from trainfn.rules.decay import decayed
 from trainfn.trace import Array
 from trainfn.verbs import square
 
@@ -31,7 +32,7 @@ def ademamix(
     b3: Any = 0.9999,
     alpha: Any = 5.0,
     eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
     eps_root: Any = None,
 ) -> Any:
     """AdEMAMix (Pagliardini, Ablin & Grangier, arXiv:2409.03137v2, Algorithm 1).
@@ -50,7 +51,7 @@ def ademamix(
     m1_hat = m1 / (1 - b1**t)
     v_hat = v / (1 - b2**t)
     u = (m1_hat + alpha * m2) / root(v_hat, eps, eps_root)
-    return -lr * (u + weight_decay * p), MixedMoments(m1, m2, v)
+    return -lr * decayed(u, weight_decay, p), MixedMoments(m1, m2, v)
 
 
 @rule
@@ -65,7 +66,7 @@ def simplified_ademamix(
     b2: Any = 0.95,
     alpha: Any = 0.0,
     eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
     eps_root: Any = None,
 ) -> Any:
     """Simplified AdEMAMix (Morwani et al., arXiv:2502.02431v1): a sum of gradients, and alpha times the last one.
@@ -80,4 +81,4 @@ def simplified_ademamix(
     v = b2 * state.v + (1 - b2) * square(g)
     v_hat = v / (1 - b2 ** (step + 1))
     u = (m + alpha * g) / root(v_hat, eps, eps_root)
-    return -lr * (u + weight_decay * p), Moments(m, v)
+    return -lr * decayed(u, weight_decay, p), Moments(m, v)

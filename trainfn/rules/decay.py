@@ -48,3 +48,8 @@ def cautious_weight_decay(g: Any, p: Any, *, weight_decay: Any = 1e-2, lr: Any =
     """u - lr weight_decay p where u does not move p away from zero, else u (Chen et al., arXiv:2510.12402v2)."""
     is_towards_zero = ((g <= 0) & (p >= 0)) | ((g >= 0) & (p <= 0))
     return where(is_towards_zero, g - lr * weight_decay * p, g)
+
+
+def decayed(u: Any, weight_decay: Any, p: Any) -> Any:
+    """u + weight_decay p of a rule that has its decay inside; without one, None, it does not read p."""
+    return u if weight_decay is None else u + weight_decay * p

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.decay import decayed
 from trainfn.trace import Array, Static
 from trainfn.verbs import clip, sign
 
@@ -24,7 +25,7 @@ def lion(
     lr: Any = 1e-4,
     b1: Any = 0.9,
     b2: Any = 0.99,
-    weight_decay: Any = 1e-3,
+    weight_decay: Any | None = 1e-3,
     refined: Static[bool] = False,
 ) -> Any:
     """Lion (Chen et al., arXiv:2302.06675v4, Algorithm 2).
@@ -39,4 +40,4 @@ def lion(
     c = b1 * state.m + (1 - b1) * g
     m = b2 * state.m + (1 - b2) * g
     u = clip(c, -1.0, 1.0) if refined else sign(c)
-    return -lr * (u + weight_decay * p), Mean(m)
+    return -lr * decayed(u, weight_decay, p), Mean(m)

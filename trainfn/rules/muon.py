@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.decay import decayed
 from trainfn.rules.matrices import as_matrix
 from trainfn.trace import Array, Static
 from trainfn.verbs import leaf_norm, matmul, maximum, reshape, transpose
@@ -43,7 +44,7 @@ def muon(
     lr: Any = 2e-2,
     momentum: Any = 0.95,
     eps: Any = 1e-7,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
     consistent_rms: Any = None,
     coefficients: Static[Any] = COEFFICIENTS["standard"],
     steps: Static[int] = 5,
@@ -84,9 +85,9 @@ def muon(
     u = (1 - momentum) * g_hat + momentum * m_hat if nesterov else m_hat
     x = as_matrix(u, out_axis)
     size = maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps
-    o = reshape(orthogonalised(x / size, coefficients, steps, precision), p.shape)
+    o = reshape(orthogonalised(x / size, coefficients, steps, precision), g.shape)
     o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
-    return -lr * (o + weight_decay * p), Momentum(m)
+    return -lr * decayed(o, weight_decay, p), Momentum(m)
 
 
 def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str) -> Any:

@@ -23,6 +23,7 @@ class MeanSquare(NamedTuple):
 
 @rule
 def rmsprop(
+    step: Any,
     state: MeanSquare,
     g: Any,
     *,
@@ -35,6 +36,7 @@ def rmsprop(
     nesterov: Static[bool] = False,
     eps_in_sqrt: Static[bool] = False,
     lr_in_momentum: Static[bool] = False,
+    debias: Static[bool] = False,
 ) -> Any:
     """RMSprop (Hinton, Coursera lecture 6e, 2012; centered: Graves, arXiv:1308.0850v5, eq. 38-45).
 
@@ -44,18 +46,23 @@ def rmsprop(
         buf  <- momentum buf + u;  p <- p - lr buf    (without momentum p - lr u)
 
     Defaults are torch's.  optax's rmsprop is decay = 0.9, eps_in_sqrt, and lr_in_momentum: the buffer then sums
-    lr u, which differs once lr changes.
+    lr u, which differs once lr changes.  With `debias`, optax's bias_correction, v and mean are divided by
+    1 - decay^t before they are used.
     """
     v = decay * state.v + (1 - decay) * square(g)
-    mean = None
-    spread = v
+    mean = decay * state.mean + (1 - decay) * g if centered else None
+    weight = 1 - decay ** (step + 1) if debias else None
+    spread = _over(v, weight)
     if centered:
-        mean = decay * state.mean + (1 - decay) * g
-        spread = v - square(mean)
+        spread = spread - square(_over(mean, weight))
     u = g / (sqrt(spread + eps) if eps_in_sqrt else sqrt(spread) + eps)
     if momentum is None:
         return -lr * u, MeanSquare(v, mean, None)
     summand = lr * u if lr_in_momentum else u
     buf = momentum * state.buf + summand
-    step = summand + momentum * buf if nesterov else buf
-    return (-step if lr_in_momentum else -lr * step), MeanSquare(v, mean, buf)
+    moved = summand + momentum * buf if nesterov else buf
+    return (-moved if lr_in_momentum else -lr * moved), MeanSquare(v, mean, buf)
+
+
+def _over(x: Any, weight: Any) -> Any:
+    return x if weight is None else x / weight

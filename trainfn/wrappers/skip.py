@@ -28,3 +28,9 @@ def unscale(inner: Any, g: Any, grad_scale: Any, found_inf: Any) -> Any:
 def maximize(inner: Any, g: Any) -> Any:
     """The inner rule on -g: ascent."""
     return inner(-g)
+
+
+@rule
+def negated(inner: Any, g: Any) -> Any:
+    """The inner rule's update times -1: negated(adam(lr=1.0)) is what Adam scales the gradient to, before any lr."""
+    return -inner(g)
