@@ -122,7 +122,7 @@ def test_a_rule_is_not_run_by_its_methods(name: str) -> None:
 
 
 def test_a_definition_shows_what_it_takes() -> None:
-    assert repr(tf.lion) == "<rule lion(lr=0.0001, b1=0.9, b2=0.99, weight_decay=0.001)>"
+    assert repr(tf.lion) == "<rule lion(lr=0.0001, b1=0.9, b2=0.99, weight_decay=0.001, refined=False)>"
     assert str(inspect.signature(tf.skip_if_not_finite)) == "(inner)"
     assert "(lr=0.001, b1=0.9" in pydoc.render_doc(tf.adam)
 

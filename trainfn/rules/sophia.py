@@ -78,11 +78,13 @@ def sophia(
         state = jax.lax.cond(state.updates_left == 0, estimated, lambda state: state, state)
 
     What is given to links before it in a chain is an estimate, too, in such a call: clip gradients in the loop.  A call
-    that is skipped from outside, as by a gradient scaler, is still to be made: repeat it.
+    that is skipped from outside, as by a gradient scaler, is still to be made: repeat it.  Its calls are the whole
+    model's, so that it cannot stand in a partition.
 
     As in optax with `estimate_after`: the first update, which then follows the sign of m, comes before the first
     estimate, and each period's other updates after it; and with `debias`: m is divided by 1 - b1^t.  pytorch_optimizer
-    has no gamma: it is 1 there.
+    has no gamma: it is 1 there.  The default b1, b2, eps and every are the paper's, gamma is optax's; the authors tell
+    by the share of elements that are not clipped, 0.1 to 0.5 of them, whether gamma is large enough.
     """
     if estimator not in ("gauss-newton-bartlett", "hutchinson"):
         raise TypeError(f"sophia: estimator is 'gauss-newton-bartlett' or 'hutchinson', not {estimator!r}.")

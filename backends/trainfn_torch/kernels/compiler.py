@@ -28,7 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # Products and sums are never contracted, and nothing that changes a value is allowed.  Without math-errno a square root
-# is one instruction; without trapping-math a selection may compute both sides.  Elimination of partial redundancies makes
+# is one instruction; without trapping-math a selection may compute both sides.  Eliminating partial redundancies makes
 # branches of selections that share a condition, which keeps their loop from being vectorised.
 FLAGS = (
     "-std=gnu11",
