@@ -1,4 +1,4 @@
-"""Golden trajectories: hashes of every state of every rule after 10 and 1,000 float32 steps.
+"""Golden trajectories: hashes of every state of every rule after 10, 100 and 1,000 float32 steps.
 
 They hold the meaning of each rule still: whoever changes a formula, an order of operations or a rounding changes a
 hash, on every execution at once, and has to say so by running `.venv/bin/python -m tests.golden`, which writes them
@@ -23,7 +23,7 @@ from tests.executions import Execution, Trajectory, run_reference
 from tests.inputs import numbers
 
 FILE = Path(__file__).with_name("golden.json")
-STEPS = (10, 1000)
+STEPS = (10, 100, 1000)
 SHAPES = {"w": (6, 5), "b": (3,)}
 
 

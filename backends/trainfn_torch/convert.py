@@ -339,7 +339,8 @@ def _why_not(module: nn.Module) -> str:
     if isinstance(module, nn.MultiheadAttention):
         return (
             "is torch's MultiheadAttention, of which flax keeps query, key and value apart, each with an axis of "
-            "heads. Use dense projections on both sides, or say in the layout where a flax layer packed likewise has this."
+            "heads. Use dense projections on both sides, or say in the layout where a flax layer packed likewise has "
+            "this."
         )
     if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1:
         return f"is a transposed convolution in {module.groups} groups, which flax does not have."

@@ -11,6 +11,7 @@ It takes contiguous tensors on the CPU, of float32 or less.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -113,6 +114,14 @@ def cut(program: Program, stored: Stored) -> Cut:
     return _Cutter(program, stored).cut()
 
 
+def elements_moved(program: Program, stored: Stored) -> int:
+    """How many elements of arrays a lowered program without products, in pieces, moves to or from memory.
+
+    A loop reads and writes each of its arrays once; a sum along an axis reads twice; results are copied in the end.
+    """
+    return _Cutter(program, stored).elements_moved()
+
+
 class _Cutter:
     """Which nodes are kept, and in which piece each is computed.
 
@@ -152,6 +161,15 @@ class _Cutter:
                 new[result] = len(nodes)
                 nodes.append(Node(f"result_{position}", (made,), Sort.ARRAY))
         return Cut(Program(tuple(nodes), tuple((name, new[i]) for name, i in self.program.outputs)), operations)
+
+    def elements_moved(self) -> int:
+        pieces = [self._piece(group) for *_, group in self._groups()]
+        moved = [i for piece in pieces for i in (*_indices(piece), *piece.results)]
+        for node in self.nodes:
+            if node.op in AXIS or node.is_reduction:
+                moved += [a for a in node.args if self.nodes[a].sort is Sort.ARRAY] * (1 + (node.op == "axis_sum"))
+        moved += [i for _, i in self.program.outputs if self.nodes[i].sort is Sort.ARRAY] * 2
+        return sum(math.prod(self.shapes[i]) for i in moved)
 
     def _others(self) -> Iterator[tuple[int, int, int, int, None]]:
         """Nodes that stay as they are, in order."""

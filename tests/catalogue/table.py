@@ -16,7 +16,8 @@ import trainfn as tf
 from benchmarks.catalogue import LAYER, read
 from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
 from trainfn.lowering import lower
-from trainfn.program import AXIS, PRODUCTS, Program
+from trainfn.program import AXIS, COSTLY, PRODUCTS, Program, Sort
+from trainfn_torch import pieces
 
 PAGE = Path(__file__).parents[2] / "docs" / "catalogue.md"
 MATRIX = tf.Leaf("", LAYER[0])  # the leaf for which states and words are counted
@@ -34,7 +35,7 @@ HEAD = """# Catalogue
   products, which each rounds its own way.
 - **State**: bytes for each float32 parameter of a 512 x 768 matrix, without numbers of a leaf or of the model.
 - **Words** moved to or from memory for each parameter by a step. Ours is counted in the program, as the fused kernels
-  run it; `-` where a rule works along axes, one tensor at a time. Of torch's foreach implementations, and
+  run it, or the compiled pieces of a rule that works along axes; `-` where it multiplies matrices. Of torch's foreach implementations, and
   pytorch_optimizer's, every operation counts what it reads and writes. Under jit both are XLA's count of the compiled
   update.
 - **Time** of a step over the namesake's: the median over interleaved pairs with its 95 % interval, and in parentheses
@@ -80,7 +81,7 @@ def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
     rule = row.rule()
     program = rule.program(MATRIX)
     moved, times = known.get("words", {}), known.get("times", {})
-    ours, theirs = words(program), moved.get("torch")
+    ours, theirs = words(rule), moved.get("torch")
     target = TORCH_TARGET * ours / theirs if ours and theirs else None
     return (
         f"`{row.name}`",
@@ -117,10 +118,19 @@ def state_bytes(rule: tf.Rule) -> float:
     return sum(4 * math.prod(shapes.get(name, MATRIX.shape)) / MATRIX.size for name in arrays)
 
 
-def words(program: Program) -> int | None:
-    """Words that a fused step moves for each parameter."""
+def words(rule: tf.Rule) -> float | None:
+    """Words that a step moves for each parameter, fused or in pieces; None where it multiplies matrices."""
+    program = rule.program(MATRIX)
     kept = lower(program.keep(name for name in program.output if name != "update"))
-    return kept.words if kept.is_elementwise else None
+    if kept.is_elementwise:
+        return kept.words
+    if any(node.op in COSTLY for node in kept.nodes):
+        return None
+    shapes = {f"state.{name}": shape for name, shape in rule.state_shapes(MATRIX).items()}
+    stored = tuple(
+        (name, "float32", shapes.get(name, MATRIX.shape)) for name in {"p": 0, **dict.fromkeys(kept.inputs(Sort.ARRAY))}
+    )
+    return pieces.elements_moved(kept, stored) / MATRIX.size
 
 
 def _number(x: float | None) -> str:
