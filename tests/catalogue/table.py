@@ -35,9 +35,9 @@ HEAD = """# Catalogue
   products, which each rounds its own way.
 - **State**: bytes for each float32 parameter of a 512 x 768 matrix, without numbers of a leaf or of the model.
 - **Words** moved to or from memory for each parameter by a step. Ours is counted in the program, as the fused kernels
-  run it, or the compiled pieces of a rule that works along axes; `-` where it multiplies matrices. Of torch's foreach implementations, and
-  pytorch_optimizer's, every operation counts what it reads and writes. Under jit both are XLA's count of the compiled
-  update.
+  run it, or the compiled pieces of a rule that works along axes; `-` where it multiplies matrices. Of torch's foreach
+  implementations, and pytorch_optimizer's, every operation counts what it reads and writes. Under jit both are XLA's
+  count of the compiled update.
 - **Time** of a step over the namesake's: the median over interleaved pairs with its 95 % interval, and in parentheses
   what it may be at most: {torch:g} times our words over theirs in torch, {optax:g} under jit. 20 tensors, 4 M
   parameters.
@@ -127,9 +127,8 @@ def words(rule: tf.Rule) -> float | None:
     if any(node.op in COSTLY for node in kept.nodes):
         return None
     shapes = {f"state.{name}": shape for name, shape in rule.state_shapes(MATRIX).items()}
-    stored = tuple(
-        (name, "float32", shapes.get(name, MATRIX.shape)) for name in {"p": 0, **dict.fromkeys(kept.inputs(Sort.ARRAY))}
-    )
+    names = dict.fromkeys(("p", *kept.inputs(Sort.ARRAY)))
+    stored = tuple((name, "float32", shapes.get(name, MATRIX.shape)) for name in names)
     return pieces.elements_moved(kept, stored) / MATRIX.size
 
 
