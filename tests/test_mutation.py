@@ -41,6 +41,7 @@ SURVIVORS = {
     "adabelief sub21: operands swapped": "the difference is squared",
     "acprop sub21: operands swapped": "the difference is squared",
     "adamw_schedule_free div36: operands swapped": "b1 is 0, and 1 is divided by 1",
+    "sgd_on_plateau maximum42: minimum instead": "what falls below its floor is at its floor, however often it fell",
     "sgd_sam const34: -0 changed": "the inner rule's update is not used in a call in which it does not happen",
     "sgd_sam const37: 1 changed": "it is asked only whether it is above 0",
     "adam_accumulated abs10: left out": "golden gradients are finite; `tests/test_wrappers.py` has infinite ones",

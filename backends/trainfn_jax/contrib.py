@@ -11,12 +11,19 @@ import trainfn
 from trainfn.rules.muon import COEFFICIENTS
 from trainfn_jax.links import layout
 from trainfn_jax.links import normalize as normalize
+from trainfn_jax.links import reduce_on_plateau as reduce_on_plateau
 from trainfn_jax.links import scale_by_acprop as scale_by_acprop
 from trainfn_jax.links import scale_by_ademamix as scale_by_ademamix
 from trainfn_jax.links import scale_by_adopt as scale_by_adopt
 from trainfn_jax.links import scale_by_simplified_ademamix as scale_by_simplified_ademamix
 from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
 from trainfn_jax.transform import transform, transformed
+from trainfn_jax.wrappers import mechanize as mechanize
+from trainfn_jax.wrappers import sam as sam
+from trainfn_jax.wrappers import schedule_free as schedule_free
+from trainfn_jax.wrappers import schedule_free_adamw as schedule_free_adamw
+from trainfn_jax.wrappers import schedule_free_eval_params as schedule_free_eval_params
+from trainfn_jax.wrappers import schedule_free_sgd as schedule_free_sgd
 
 __all__ = [
     "acprop",
@@ -27,16 +34,23 @@ __all__ = [
     "dog",
     "dowg",
     "madgrad",
+    "mechanize",
     "momo",
     "momo_adam",
     "muon",
     "normalize",
     "prodigy",
+    "reduce_on_plateau",
+    "sam",
     "scale_by_acprop",
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_muon",
     "scale_by_simplified_ademamix",
+    "schedule_free",
+    "schedule_free_adamw",
+    "schedule_free_eval_params",
+    "schedule_free_sgd",
     "simplified_ademamix",
 ]
 
