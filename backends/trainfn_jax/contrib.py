@@ -16,6 +16,7 @@ from trainfn_jax.links import scale_by_acprop as scale_by_acprop
 from trainfn_jax.links import scale_by_ademamix as scale_by_ademamix
 from trainfn_jax.links import scale_by_adopt as scale_by_adopt
 from trainfn_jax.links import scale_by_simplified_ademamix as scale_by_simplified_ademamix
+from trainfn_jax.masks import masked
 from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
 from trainfn_jax.transform import transform, transformed
 from trainfn_jax.wrappers import mechanize as mechanize
@@ -151,8 +152,11 @@ def muon(
     beta: Any = 0.95,
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
     adam_b1: Any = 0.9,
     adam_b2: Any = 0.999,
     adam_eps_root: Any = 0.0,
@@ -162,13 +166,27 @@ def muon(
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.muon in trainfn's arithmetic: `trainfn.muon` for matrices, `trainfn.adamw` for all else.
 
-    ns_coeffs may be the name of a preset, 'standard' or 'dion'.
+    ns_coeffs may be the name of a preset, 'standard' or 'dion'.  weight_decay_mask says which matrices decay.  The
+    preconditioning 'spectral' and `muon_weight_dimension_numbers` are missing.
     """
     lr = as_hyperparameter("muon's learning_rate", learning_rate)
     adam_lr = lr if adam_learning_rate is None else as_hyperparameter("muon's adam_learning_rate", adam_learning_rate)
-    of_matrices = _of_matrices(
-        ns_coeffs, ns_steps, beta, eps, nesterov, lr=lr, weight_decay=weight_decay, consistent_rms=consistent_rms
-    )
+
+    def whole(decay: Any) -> trainfn.Rule:
+        of_matrices = _of_matrices(
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            lr=lr,
+            weight_decay=decay,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            consistent_rms=consistent_rms,
+        )
+        return trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others)
+
     of_others = trainfn.adamw(
         lr=adam_lr,
         b1=adam_b1,
@@ -178,7 +196,9 @@ def muon(
         weight_decay=adam_weight_decay,
         nesterov=nesterov,
     )
-    return transform(trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others))
+    if weight_decay_mask is None:
+        return transform(whole(weight_decay))
+    return masked(whole, weight_decay, weight_decay_mask).for_optax
 
 
 def scale_by_muon(
@@ -188,22 +208,34 @@ def scale_by_muon(
     eps: Any = 1e-8,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.scale_by_muon in trainfn's arithmetic: momentum made orthogonal, see `trainfn.muon`.
 
     A leaf of more axes than two is the matrix of its last axis and all others.
     """
-    rule = _of_matrices(ns_coeffs, ns_steps, beta, eps, nesterov, lr=1.0, weight_decay=None, is_scaled=False)
+    rule = _of_matrices(
+        ns_coeffs,
+        ns_steps,
+        beta,
+        eps,
+        lr=1.0,
+        weight_decay=None,
+        is_scaled=False,
+        nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
+    )
     return transformed(trainfn.negated(rule), layout).for_optax
 
 
-def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, nesterov: bool, **others: Any) -> trainfn.Rule:
+def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, **others: Any) -> trainfn.Rule:
     return trainfn.muon(
         momentum=beta,
         eps=eps,
         coefficients=COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs,
         steps=ns_steps,
-        nesterov=nesterov,
         debias=True,
         eps_is_floor=False,
         out_axis=-1,

@@ -24,6 +24,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "max_learning_rate": ("lr",),
     "key": ("seed",),
     "decay_rate": ("decay",),
+    "decay_offset": ("step_offset",),
     "weight_decay_rate": ("weight_decay",),
     "clipping_threshold": ("d",),
     "min_dim_size_to_factor": ("min_size",),
