@@ -42,6 +42,7 @@ SURVIVORS = {
     "rprop sign8: left out": "only the sign of the product is asked for, which underflow alone changes",
     "adabelief sub21: operands swapped": "the difference is squared",
     "acprop sub21: operands swapped": "the difference is squared",
+    "sgd_on_plateau maximum42: minimum instead": "what falls below its floor is at its floor, however often it fell",
     "sgd_sam const34: -0 changed": "the inner rule's update is not used in a call in which it does not happen",
     "sgd_sam const37: 1 changed": "it is asked only whether it is above 0",
     "adam_accumulated abs10: left out": "golden gradients are finite; `tests/test_wrappers.py` has infinite ones",

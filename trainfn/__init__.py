@@ -68,6 +68,7 @@ from trainfn.rules import radam as radam
 from trainfn.rules import rmsprop as rmsprop
 from trainfn.rules import rprop as rprop
 from trainfn.rules import scale as scale
+from trainfn.rules import scale_on_plateau as scale_on_plateau
 from trainfn.rules import sgd as sgd
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
@@ -132,6 +133,7 @@ from trainfn.wrappers.rounding import round_once as round_once
 from trainfn.wrappers.rounding import stochastic_rounding as stochastic_rounding
 from trainfn.wrappers.sam import sam as sam
 from trainfn.wrappers.schedule_free import schedule_free as schedule_free
+from trainfn.wrappers.skip import apply_if_finite as apply_if_finite
 from trainfn.wrappers.skip import maximize as maximize
 from trainfn.wrappers.skip import negated as negated
 from trainfn.wrappers.skip import skip_if_not_finite as skip_if_not_finite

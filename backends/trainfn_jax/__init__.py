@@ -95,8 +95,12 @@ from trainfn_jax.schedules import warmup_exponential_decay_schedule as warmup_ex
 from trainfn_jax.transform import eval_params as eval_params
 from trainfn_jax.transform import transform as transform
 from trainfn_jax.trees import named_leaves as named_leaves
+from trainfn_jax.wrappers import MultiSteps as MultiSteps
+from trainfn_jax.wrappers import apply_if_finite as apply_if_finite
+from trainfn_jax.wrappers import lookahead as lookahead
 
 __all__ = [
+    "MultiSteps",
     "adabelief",
     "adadelta",
     "adafactor",
@@ -110,6 +114,7 @@ __all__ = [
     "add_decayed_weights",
     "add_noise",
     "amsgrad",
+    "apply_if_finite",
     "centralize",
     "chain",
     "clip",
@@ -134,6 +139,7 @@ __all__ = [
     "linear_onecycle_schedule",
     "linear_schedule",
     "lion",
+    "lookahead",
     "masked",
     "multi_transform",
     "nadam",

@@ -142,7 +142,7 @@ def masked(inner: Any, mask: Any, *, mask_compatible_extra_args: bool = False) -
     if own is None:
         return optax.masked(inner, mask, mask_compatible_extra_args=mask_compatible_extra_args)
     made = _partition([True, False], [own, Transformation(_NOTHING, Empty(), own.options)], mask, "mask")
-    layout = Around(optax.MaskedState, {}, "inner_state", Part(own.layout, names_in(made.rule, own.rule, 0)))
+    layout = Around(optax.MaskedState, {}, "inner_state", Part(own.layout, names_in(made.rule, own.rule, 0)), {})
     return Transformation(made.rule, layout, made.options, made.rule_of, made.start_of).for_optax
 
 

@@ -11,12 +11,20 @@ import trainfn
 from trainfn.rules.muon import COEFFICIENTS
 from trainfn_jax.links import layout
 from trainfn_jax.links import normalize as normalize
+from trainfn_jax.links import reduce_on_plateau as reduce_on_plateau
 from trainfn_jax.links import scale_by_acprop as scale_by_acprop
 from trainfn_jax.links import scale_by_ademamix as scale_by_ademamix
 from trainfn_jax.links import scale_by_adopt as scale_by_adopt
 from trainfn_jax.links import scale_by_simplified_ademamix as scale_by_simplified_ademamix
+from trainfn_jax.masks import masked
 from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
 from trainfn_jax.transform import transform, transformed
+from trainfn_jax.wrappers import mechanize as mechanize
+from trainfn_jax.wrappers import sam as sam
+from trainfn_jax.wrappers import schedule_free as schedule_free
+from trainfn_jax.wrappers import schedule_free_adamw as schedule_free_adamw
+from trainfn_jax.wrappers import schedule_free_eval_params as schedule_free_eval_params
+from trainfn_jax.wrappers import schedule_free_sgd as schedule_free_sgd
 
 __all__ = [
     "acprop",
@@ -27,17 +35,22 @@ __all__ = [
     "dog",
     "dowg",
     "madgrad",
+    "mechanize",
     "momo",
     "momo_adam",
     "muon",
     "normalize",
     "prodigy",
+    "reduce_on_plateau",
+    "sam",
     "scale_by_acprop",
     "scale_by_ademamix",
     "scale_by_adopt",
     "scale_by_muon",
     "scale_by_simplified_ademamix",
+    "schedule_free",
     "schedule_free_adamw",
+    "schedule_free_eval_params",
     "schedule_free_sgd",
     "simplified_ademamix",
 ]
@@ -139,8 +152,11 @@ def muon(
     beta: Any = 0.95,
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
     adam_b1: Any = 0.9,
     adam_b2: Any = 0.999,
     adam_eps_root: Any = 0.0,
@@ -150,14 +166,28 @@ def muon(
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.muon in trainfn's arithmetic: `trainfn.muon` for matrices, `trainfn.adamw` for all else.
 
-    ns_coeffs may be the name of a preset, 'standard' or 'dion'.  The iteration's products see some 20 bits of each
-    number, where optax's float32 has 24: precision="high" of `trainfn.muon`, which has a "highest", too.
+    ns_coeffs may be the name of a preset, 'standard' or 'dion'.  weight_decay_mask says which matrices decay.  The
+    preconditioning 'spectral' and `muon_weight_dimension_numbers` are missing.  The iteration's products see some 20
+    bits of each number, where optax's float32 has 24: precision="high" of `trainfn.muon`, which has a "highest", too.
     """
     lr = as_hyperparameter("muon's learning_rate", learning_rate)
     adam_lr = lr if adam_learning_rate is None else as_hyperparameter("muon's adam_learning_rate", adam_learning_rate)
-    of_matrices = _of_matrices(
-        ns_coeffs, ns_steps, beta, eps, nesterov, lr=lr, weight_decay=weight_decay, consistent_rms=consistent_rms
-    )
+
+    def whole(decay: Any) -> trainfn.Rule:
+        of_matrices = _of_matrices(
+            ns_coeffs,
+            ns_steps,
+            beta,
+            eps,
+            lr=lr,
+            weight_decay=decay,
+            nesterov=nesterov,
+            adaptive=adaptive,
+            preconditioning=preconditioning,
+            consistent_rms=consistent_rms,
+        )
+        return trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others)
+
     of_others = trainfn.adamw(
         lr=adam_lr,
         b1=adam_b1,
@@ -167,49 +197,9 @@ def muon(
         weight_decay=adam_weight_decay,
         nesterov=nesterov,
     )
-    return transform(trainfn.partition({_is_matrix: of_matrices}, otherwise=of_others))
-
-
-def schedule_free_sgd(
-    learning_rate: Any = 1.0,
-    warmup_steps: int | None = None,
-    b1: Any = 0.9,
-    weight_decay: Any = None,
-    weight_lr_power: Any = 2.0,
-) -> optax.GradientTransformationExtraArgs:
-    """optax.contrib.schedule_free_sgd in trainfn's arithmetic: `trainfn.schedule_free` around `trainfn.sgd`.
-
-    `trainfn_jax.eval_params(rule, state, params)` says what is to be evaluated, for the rule as written with
-    `trainfn.schedule_free`.
-    """
-    lr, weighing = _warmed_up(learning_rate, warmup_steps)
-    rule = trainfn.sgd(lr=lr)
-    if weight_decay is not None:
-        rule = trainfn.chain(trainfn.coupled_weight_decay(weight_decay), rule)
-    return transform(trainfn.schedule_free(rule, lr=weighing, b1=b1, weight_lr_power=weight_lr_power))
-
-
-def schedule_free_adamw(
-    learning_rate: Any = 0.0025,
-    warmup_steps: int | None = None,
-    b1: Any = 0.9,
-    b2: Any = 0.999,
-    eps: Any = 1e-8,
-    weight_decay: Any = 0.0,
-    weight_lr_power: Any = 2.0,
-) -> optax.GradientTransformationExtraArgs:
-    """optax.contrib.schedule_free_adamw in trainfn's arithmetic: `trainfn.schedule_free` around `trainfn.adamw`."""
-    lr, weighing = _warmed_up(learning_rate, warmup_steps)
-    rule = trainfn.adamw(lr=lr, b1=None, b2=b2, eps=eps, weight_decay=weight_decay)
-    return transform(trainfn.schedule_free(rule, lr=weighing, b1=b1, weight_lr_power=weight_lr_power))
-
-
-def _warmed_up(peak: Any, steps: int | None) -> tuple[Any, Any]:
-    """The learning rate, and that by which optax weighs the average: the next update's."""
-    if steps is None:
-        return peak, peak
-    lr = trainfn.warmup(peak, steps)
-    return lr, trainfn.shift(lr, by=-1)
+    if weight_decay_mask is None:
+        return transform(whole(weight_decay))
+    return masked(whole, weight_decay, weight_decay_mask).for_optax
 
 
 def scale_by_muon(
@@ -219,22 +209,34 @@ def scale_by_muon(
     eps: Any = 1e-8,
     *,
     nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.scale_by_muon in trainfn's arithmetic: momentum made orthogonal, see `trainfn.muon`.
 
     A leaf of more axes than two is the matrix of its last axis and all others.
     """
-    rule = _of_matrices(ns_coeffs, ns_steps, beta, eps, nesterov, lr=1.0, weight_decay=None, is_scaled=False)
+    rule = _of_matrices(
+        ns_coeffs,
+        ns_steps,
+        beta,
+        eps,
+        lr=1.0,
+        weight_decay=None,
+        is_scaled=False,
+        nesterov=nesterov,
+        adaptive=adaptive,
+        preconditioning=preconditioning,
+    )
     return transformed(trainfn.negated(rule), layout).for_optax
 
 
-def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, nesterov: bool, **others: Any) -> trainfn.Rule:
+def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, **others: Any) -> trainfn.Rule:
     return trainfn.muon(
         momentum=beta,
         eps=eps,
         coefficients=COEFFICIENTS[ns_coeffs] if isinstance(ns_coeffs, str) else ns_coeffs,
         steps=ns_steps,
-        nesterov=nesterov,
         debias=True,
         eps_is_floor=False,
         out_axis=-1,

@@ -105,19 +105,27 @@ class Several:
 
 @dataclass(frozen=True)
 class Around:
-    """A wrapper's named tuple: what its attributes are, fields or `COUNT`, and the one that is the state inside.
+    """A wrapper's named tuple: what its attributes are, and the one that is the state inside.
 
-    An attribute that is not named has its default.
+    attributes: for each the field it is, several in a tuple, or `COUNT`.
+    constants: numbers that users of the state read there.  Other attributes have their defaults.
     """
 
     cls: Any
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, str | tuple[str, ...]]
     inside: str
     part: Part
+    constants: Mapping[str, Any]
 
     def made(self, contents: Contents) -> Any:
-        own = {k: contents.count if v == COUNT else contents.fields[v] for k, v in self.attributes.items()}
-        return self.cls(**own, **{self.inside: self.part.made(contents)})
+        def of(entry: str | tuple[str, ...]) -> Any:
+            if isinstance(entry, tuple):
+                return tuple(contents.fields[k] for k in entry)
+            return contents.count if entry == COUNT else contents.fields[entry]
+
+        own = {k: of(entry) for k, entry in self.attributes.items()}
+        constants = {k: jnp.asarray(x, jnp.result_type(float)) for k, x in self.constants.items()}
+        return self.cls(**own, **constants, **{self.inside: self.part.made(contents)})
 
     def contents(self, state: Any) -> Contents:
         if getattr(type(state), "_fields", ()) != self.cls._fields:
@@ -125,9 +133,14 @@ class Around:
                 f"a {self.cls.__name__} is due, and this is a {type(state).__name__}: make it with init of the same "
                 "transformation."
             )
-        own = {v: getattr(state, k) for k, v in self.attributes.items()}
         count, fields = self.part.contents(getattr(state, self.inside))
-        return Contents(own.pop(COUNT, count), {**fields, **own})
+        for attribute, entry in self.attributes.items():
+            value = getattr(state, attribute)
+            if entry == COUNT:
+                count = value
+            else:
+                fields.update(zip(entry, value, strict=True) if isinstance(entry, tuple) else [(entry, value)])
+        return Contents(count, fields)
 
 
 def several(whole: Rule, parts: Sequence[tuple[Rule, Layout]]) -> Several:
@@ -139,9 +152,20 @@ def several(whole: Rule, parts: Sequence[tuple[Rule, Layout]]) -> Several:
     return Several(tuple(made))
 
 
-def around(whole: Rule, inner: tuple[Rule, Layout], cls: Any, attributes: Mapping[str, str], inside: str) -> Around:
+def around(
+    whole: Rule,
+    inner: tuple[Rule, Layout],
+    cls: Any,
+    attributes: Mapping[str, str | tuple[str, ...]],
+    inside: str,
+    constants: Mapping[str, Any],
+) -> Around:
     """Of a rule around another one; the attributes are given by the fields' names in the wrapper's own definition."""
     rule, layout = inner
     last = len(whole.all_links) - 1
-    words = {k: COUNT if v == COUNT else whole.state_name(last, v) for k, v in attributes.items()}
-    return Around(cls, words, inside, Part(layout, names_in(whole, rule, 0)))
+
+    def word(name: str) -> str:
+        return COUNT if name == COUNT else whole.state_name(last, name)
+
+    words = {k: tuple(map(word, v)) if isinstance(v, tuple) else word(v) for k, v in attributes.items()}
+    return Around(cls, words, inside, Part(layout, names_in(whole, rule, 0)), constants)

@@ -109,9 +109,22 @@ def scale_by_learning_rate(
     """optax.scale_by_learning_rate in trainfn's arithmetic: -lr g, or lr g without `flip_sign`; None is no scaling."""
     if learning_rate is None:
         return identity()
-    scaled = trainfn.scale(factor=as_hyperparameter("scale_by_learning_rate's learning_rate", learning_rate))
+    scaled = trainfn.scale(by=as_hyperparameter("scale_by_learning_rate's learning_rate", learning_rate))
     return transformed(trainfn.negated(scaled) if flip_sign else scaled, layout).for_optax
 
+
+reduce_on_plateau = link(
+    trainfn.scale_on_plateau,
+    ("factor", 0.1),
+    ("patience", 10),
+    ("rtol", 1e-4),
+    ("atol", 0.0),
+    ("cooldown", 0),
+    ("accumulation_size", 1),
+    ("min_scale", 0.0),
+    name="reduce_on_plateau",
+    within="optax.contrib",
+)
 
 # -- by what a rule makes of the gradient ------------------------------------------------------------------------------
 

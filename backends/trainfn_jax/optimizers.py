@@ -31,6 +31,7 @@ Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
 REQUIRED = inspect.Parameter.empty
 KEYWORD = "keyword-only from here"
+MASKS = ("mask", "weight_decay_mask")
 
 _DOC = """{name} in trainfn's arithmetic.
 
@@ -44,7 +45,7 @@ An argument is a number, a 0-d array, a trainfn schedule or, as in optax, a func
 {rule}"""
 
 _MASK_DOC = """\
-mask says which leaves are decayed: a tree of booleans shaped like the parameters, the upper part of such a tree, or a
+{mask} says which leaves are decayed: a tree of booleans shaped like the parameters, the upper part of such a tree, or a
 function of the parameters that makes one.
 
 """
@@ -74,7 +75,7 @@ def optimizer(
             names = ", ".join(signature.parameters)
             raise TypeError(f"{name}: {error}; its arguments are {names}.") from None
         bound.apply_defaults()
-        mask = bound.arguments.pop("mask", None)
+        mask = next((bound.arguments.pop(k) for k in MASKS if k in bound.arguments), None)
         hyper = {
             ours: as_hyperparameter(f"{name}'s {argument}", x)
             for argument, value in bound.arguments.items()
@@ -85,12 +86,12 @@ def optimizer(
             made = rule(**{**fixed, **hyper, **other})
             return made if around is None else around(made)
 
-        if mask is None:
+        if mask is None or mask is True or hyper["weight_decay"] is None:
             return transformed(whole(), layout).for_optax
         return masked(lambda decay: whole(weight_decay=decay), hyper["weight_decay"], mask, layout).for_optax
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = _doc(f"{within}.{name}", rule, "mask" in signature.parameters)
+    make.__doc__ = _doc(f"{within}.{name}", rule, next((k for k in MASKS if k in signature.parameters), ""))
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
@@ -118,11 +119,11 @@ def _hyperparameters(rule: Definition, argument: str, value: Any) -> Iterator[tu
     return zip(names, value if len(names) > 1 else (value,), strict=True)
 
 
-def _doc(name: str, rule: Definition, has_mask: bool) -> str:
+def _doc(name: str, rule: Definition, mask: str) -> str:
     example = next((k for k in ("weight_decay", "lr", *rule.defaults) if k in rule.defaults), "")
     text = inspect.cleandoc(rule.__doc__ or "")
-    mask = _MASK_DOC if has_mask else ""
-    return _DOC.format(name=name, rule_name=rule.name, example=example, mask=mask, rule=text)
+    of_mask = _MASK_DOC.format(mask=mask) if mask else ""
+    return _DOC.format(name=name, rule_name=rule.name, example=example, mask=of_mask, rule=text)
 
 
 def as_hyperparameter(argument: str, value: Any) -> Any:
@@ -210,9 +211,10 @@ lars = optimizer(
     trainfn.lars,
     LEARNING_RATE,
     ("weight_decay", 0.0),
-    KEYWORD,
+    ("weight_decay_mask", True),
     ("trust_coefficient", 0.001),
     ("eps", 0.0),
+    KEYWORD,
     ("momentum", 0.9),
     ("nesterov", False),
 )
@@ -234,12 +236,15 @@ adafactor = optimizer(
     ("learning_rate", None),
     ("min_dim_size_to_factor", 128),
     ("decay_rate", 0.8),
-    KEYWORD,
+    ("decay_offset", 0),
     ("multiply_by_parameter_scale", True),
     ("clipping_threshold", 1.0),
     ("momentum", None),
+    KEYWORD,
     ("weight_decay_rate", None),
     ("eps", 1e-30),
+    ("factored", True),
+    ("weight_decay_mask", None),
     relative_step=False,
     lr_in_decay=False,
     largest_axes=True,

@@ -7,7 +7,7 @@ therefore have the bits of jitted ones, and inside a user's jit the function is 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,20 +213,54 @@ def _like(p: Any, dtype: np.dtype[Any]) -> Any:
 # -- evaluation --------------------------------------------------------------------------------------------------------
 
 
-def eval_params(rule: Rule, state: Any, params: Any, rename: Rename = str) -> Any:
+def eval_params(tx: Any, state: Any, params: Any, rename: Rename = str) -> Any:
     """The parameters to evaluate: an average that the rule keeps, or those that are trained.
 
-    state: of `transform(rule)`, taken out of what `optax.chain` or a wrapper put around it; `rename` is transform's.
+    tx: a transformation of trainfn_jax, or a rule, for `transform(rule, rename=rename)`.
+    state: its own, alone or inside of others: of `optax.chain`, `MultiSteps`, `inject_hyperparams`, `nnx.Optimizer`.
     """
-    count, given = Flat(rule).contents(state)
+    own = found(tx)
+    if own is None and not isinstance(tx, Rule):
+        raise TypeError(
+            f"eval_params takes the transformation of trainfn_jax whose state is to be evaluated, or its rule, not "
+            f"{tx!r}: of what stands inside of a transformation of optax, give that."
+        )
+    own = own or Transformation(tx, Flat(tx), Options(rename=rename))
+    return _evaluated(own, _state_inside(own, trees.unboxed(state)), params)
+
+
+def _state_inside(own: Transformation, state: Any) -> Contents:
+    """What the one state in a tree of states holds that is a transformation's own."""
+    fitting = list(_fitting(own.layout, state))
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        own.layout.contents(state)  # says what is due
+    raise ValueError(
+        f"the state holds {len(fitting)} states of {own.rule.name}: give the one that belongs to these parameters."
+    )
+
+
+def _fitting(layout: Layout, state: Any) -> Iterator[Contents]:
+    try:
+        yield layout.contents(state)
+    except TypeError:
+        for x in trees.inside(state):
+            yield from _fitting(layout, x)
+
+
+def _evaluated(own: Transformation, contents: Contents, params: Any) -> Any:
+    rule, given = own.at_start(params), contents.fields
+    count = jnp.zeros((), jnp.int32) if contents.count is None else contents.count
     values, treedef = jax.tree.flatten(params, is_leaf=trees.is_none)
-    at = functools.partial(trees.aligned, like=params, treedef=treedef)
+    plain = trees.unboxed(params)
+    at = functools.partial(trees.aligned, like=plain, treedef=trees.structure(plain))
     of_model = {f.name: given[f.name] for f in rule.fields if f.is_of_model}
     by_leaf = {f.name: at(f"state.{f.name}", given[f.name]) for f in rule.fields if not f.is_of_model}
-    for i, (name, p) in enumerate(zip(map(rename, trees.names(params)), values, strict=True)):
+    for i, (name, p) in enumerate(zip(map(own.options.rename, trees.names(params)), values, strict=True)):
         if p is not None:
-            own = of_model | {k: xs[i] for k, xs in by_leaf.items()}
-            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), own, count)
+            mine = of_model | {k: xs[i] for k, xs in by_leaf.items()}
+            values[i] = _evaluated_leaf(rule, name, jnp.asarray(p), mine, count)
     return jax.tree.unflatten(treedef, values)
 
 

@@ -58,6 +58,16 @@ def _paths(tree: Any) -> Iterator[tuple[Any, ...]]:
             yield path
 
 
+def unboxed(tree: Any) -> Any:
+    """The tree with what is in its boxes in place of them."""
+    return jax.tree.map(lambda x: unboxed(_children(x)[0][1]) if _is_box(x) else x, tree, is_leaf=_is_none_or_box)
+
+
+def inside(node: Any) -> list[Any]:
+    """What is right below a node; nothing below a leaf."""
+    return [x for path, x in _children(node) if path]
+
+
 def _is_none_or_box(x: Any) -> bool:
     return x is None or _is_box(x)
 

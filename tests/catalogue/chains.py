@@ -46,6 +46,23 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.002},
     ),
     Row(
+        "sgd_on_plateau",
+        lambda **h: tf.chain(
+            tf.scale_on_plateau(
+                factor=0.5,
+                patience=2,
+                rtol=0.5,
+                atol=0.05,
+                cooldown=2,
+                accumulation_size=tf.piecewise_constant([1, 5], [6]),  # for much to happen in ten steps
+                min_scale=0.3,
+            ),
+            tf.sgd(**h),
+        ),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.002},
+    ),
+    Row(
         "adam_decayed",
         lambda **h: tf.chain(
             tf.adam(**h),

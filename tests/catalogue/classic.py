@@ -94,6 +94,7 @@ ROWS: tuple[Row, ...] = (
         eps_in_sqrt=True,
         debias=True,
         optax=Namesake("rmsprop", {"learning_rate": 1e-2, "eps": 1e-2, "centered": True, "bias_correction": True}),
+        descent={"lr": 1e-3, "eps": 1.0},
     ),
     row(
         tf.adagrad,

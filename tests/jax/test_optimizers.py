@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -51,6 +52,33 @@ def test_namesake(name: str, settings: dict[str, Any]) -> None:
         theirs = moved(getattr(optax, name)(schedule, **settings), params)
     for k in PARAMS:
         np.testing.assert_allclose(ours[k], theirs[k], atol=1e-12 * float(np.max(np.abs(theirs[k]))), rtol=0)
+
+
+OF_MATRICES = {"w": True, "b": False}
+# What optax computes of these in float32 is its decay rates, and the coefficients of muon.
+OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("adafactor", {"weight_decay_rate": 0.1, "weight_decay_mask": OF_MATRICES, "min_dim_size_to_factor": 2}),
+    ("adafactor", {"factored": False, "decay_offset": -3, "min_dim_size_to_factor": 2}),
+    ("adafactor", {"clipping_threshold": None, "momentum": 0.9, "weight_decay_mask": OF_MATRICES}),
+    ("lars", {"weight_decay": 0.1, "weight_decay_mask": OF_MATRICES}),
+    ("contrib.muon", {"weight_decay": 0.1, "weight_decay_mask": OF_MATRICES}),
+    ("contrib.muon", {"adaptive": True, "preconditioning": "schatten"}),
+    ("contrib.muon", {"adaptive": True, "preconditioning": "aol", "consistent_rms": 0.2}),
+)
+
+
+@pytest.mark.parametrize(("name", "settings"), OPTIONS, ids=str)
+def test_options(name: str, settings: dict[str, Any]) -> None:
+    with jax.enable_x64(True):
+        params = {k: jnp.asarray(p, jnp.float64) for k, p in PARAMS.items()}
+        ours, theirs = (moved(attrgetter(name)(m)(0.01, **settings), params) for m in (trainfn_jax, optax))
+    for k in PARAMS:
+        np.testing.assert_allclose(ours[k], theirs[k], atol=1e-6 * float(np.max(np.abs(theirs[k]))), rtol=0)
+
+
+def test_muon_names_the_preconditionings_it_has() -> None:
+    with pytest.raises(TypeError, match="'frobenius', 'schatten' or 'aol', not 'spectral'"):
+        moved(trainfn_jax.contrib.muon(0.01, preconditioning="spectral"))
 
 
 def test_adadelta_without_a_learning_rate_descends() -> None:

@@ -50,6 +50,7 @@ from trainfn.rules.normalize import normalize as normalize
 from trainfn.rules.novograd import novograd as novograd
 from trainfn.rules.optimistic import optimistic_adam as optimistic_adam
 from trainfn.rules.optimistic import optimistic_gradient_descent as optimistic_gradient_descent
+from trainfn.rules.plateau import scale_on_plateau as scale_on_plateau
 from trainfn.rules.polyak import polyak_sgd as polyak_sgd
 from trainfn.rules.prodigy import prodigy as prodigy
 from trainfn.rules.qh import qhadam as qhadam

@@ -21,9 +21,9 @@ class Factored(NamedTuple):
     m: Array | None
 
     @staticmethod
-    def init(p: Any, largest_axes: bool, min_size: int, momentum: Any) -> Factored:
+    def init(p: Any, factored: bool, largest_axes: bool, min_size: int, momentum: Any) -> Factored:
         m = None if momentum is None else zeros_like(p)
-        axes = _factored_axes(p, largest_axes, min_size)
+        axes = _factored_axes(p, largest_axes, min_size) if factored else None
         if axes is None:
             return Factored(None, None, zeros_like(p), m)
         along_rows, along_columns = axes
@@ -46,13 +46,15 @@ def adafactor(
     decay: Any = 0.8,
     eps1: Any = 1e-30,
     eps2: Any = 1e-3,
-    d: Any = 1.0,
+    d: Any | None = 1.0,
     weight_decay: Any = None,
     momentum: Any = None,
+    step_offset: Any = None,
     relative_step: Static[bool] = True,
     scale_parameter: Static[bool] = True,
     eps1_is_floor: Static[bool] = False,
     lr_in_decay: Static[bool] = True,
+    factored: Static[bool] = True,
     largest_axes: Static[bool] = False,
     min_size: Static[int] = 0,
 ) -> Any:
@@ -67,7 +69,8 @@ def adafactor(
         p       <- p - max(eps2, rms(p)) min(lr, 1 / sqrt(t)) u          without lr, 1e-2
 
     Leaves of fewer than two axes keep v whole, as do those of which the second largest axis is shorter than min_size.
-    Others are factored along their last two axes, or with `largest_axes` along the two longest, as in optax.
+    Others are factored along their last two axes, or with `largest_axes` along the two longest, as in optax.  Without
+    `factored` none is.  With d None u is not clipped.  `step_offset` is taken from t in b2, which begins anew there.
 
     Without `relative_step` the factor of the step is lr, or 1 if there is none; without `scale_parameter` rms(p) is
     left out.  Both are HF transformers' words; optax has no relative step.
@@ -79,12 +82,14 @@ def adafactor(
     rows are at least eps1.  sqrt(v) is computed as sqrt(rows / mean) sqrt(columns), which does not underflow.
     """
     t = step + 1
-    b2 = 1 - t ** (-decay)
+    b2 = 1 - (t if step_offset is None else t - step_offset) ** (-decay)
     square_g = square(g) if eps1_is_floor else square(g) + eps1
     floor = eps1 if eps1_is_floor else None
-    root, rows, columns, v = _root(state, square_g, b2, floor, _factored_axes(g, largest_axes, min_size))
+    axes = _factored_axes(g, largest_axes, min_size) if factored else None
+    root, rows, columns, v = _root(state, square_g, b2, floor, axes)
     u = g / _at_least(floor, root)
-    u = clip_by_rms.function(u, max_rms=d)
+    if d is not None:
+        u = clip_by_rms.function(u, max_rms=d)
     if lr is None:
         lr = 1e-2 if relative_step else 1.0
     rho = minimum(lr, 1 / sqrt(t)) if relative_step else lr

@@ -9,7 +9,7 @@ from trainfn.rule import rule
 from trainfn.rules.decay import decayed
 from trainfn.rules.matrices import as_matrix
 from trainfn.trace import Array, Static
-from trainfn.verbs import leaf_norm, matmul, maximum, reshape, transpose
+from trainfn.verbs import abs, axis_sum, leaf_dot, leaf_norm, matmul, maximum, reshape, sqrt, transpose
 
 # a, b, c of each step of the iteration: one triple for all, or one for each.
 COEFFICIENTS: Mapping[str, tuple[Any, ...]] = {
@@ -52,6 +52,8 @@ def muon(
     debias: Static[bool] = False,
     eps_is_floor: Static[bool] = True,
     is_scaled: Static[bool] = True,
+    adaptive: Static[bool] = False,
+    preconditioning: Static[str] = "frobenius",
     out_axis: Static[int] = 0,
     precision: Static[str] = "high",
 ) -> Any:
@@ -71,6 +73,11 @@ def muon(
     With `debias`, as in optax, m is divided by 1 - momentum^t and, with nesterov, as in its nadam.  eps keeps |u| from
     0: its least value, as in torch, or without `eps_is_floor` added to it, as in optax.
 
+    With `adaptive` o is multiplied by <u, o>, the dual norm of u, or nearly (Bernstein & Newhouse, arXiv:2409.20325).
+    The preconditioning "frobenius" divides u by |u|.  "schatten" divides by sqrt(|u u^T|), and "aol" each row of u by
+    the root of the sum of |u u^T| along it (Prach & Lampert, arXiv:2208.03160), which leave larger singular values to
+    begin with.
+
     precision is that of the iteration's products (`trainfn.verbs.matmul`): "high", which sees some 20 bits of each
     number, and three times the work for "highest" have the same bits everywhere; "library" has not, and is the fastest.
 
@@ -84,14 +91,19 @@ def muon(
         g_hat = g / (1 - momentum**t)
     u = (1 - momentum) * g_hat + momentum * m_hat if nesterov else m_hat
     x = as_matrix(u, out_axis)
-    size = maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps
-    o = reshape(orthogonalised(x / size, coefficients, steps, precision), g.shape)
+    if preconditioning == "frobenius":
+        x = x / (maximum(leaf_norm(x), eps) if eps_is_floor else leaf_norm(x) + eps)
+    o = reshape(orthogonalised(x, coefficients, steps, precision, preconditioning), g.shape)
+    if adaptive:
+        o = leaf_dot(u, o) * o
     o = o if not is_scaled else _scale(x.shape, out_axis, consistent_rms) * o
     return -lr * decayed(o, weight_decay, p), Momentum(m)
 
 
-def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str) -> Any:
+def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str, preconditioning: str = "frobenius") -> Any:
     """The matrix x, whose singular values are at most 1, with singular values that are all about 1.
+
+    Another preconditioning than "frobenius", which was done before, is done here, of any matrix.
 
     Each step takes x to a x + (b x x^T + c (x x^T)^2) x, which takes each singular value s to a s + b s^3 + c s^5.
     The standard coefficients raise small ones fast and end between 0.7 and 1.2.
@@ -99,10 +111,28 @@ def orthogonalised(x: Any, coefficients: Any, steps: int, precision: str) -> Any
     each = coefficients[-steps:] if isinstance(coefficients[0], tuple) else (coefficients,) * steps
     is_tall = x.shape[0] > x.shape[1]
     x = transpose(x) if is_tall else x
-    for a, b, c in each:
+    for k, (a, b, c) in enumerate(each):
         gram = matmul(x, transpose(x), precision)
+        if k == 0:
+            x, gram = _preconditioned(x, gram, preconditioning)
         x = a * x + matmul(b * gram + c * matmul(gram, gram, precision), x, precision)
     return transpose(x) if is_tall else x
+
+
+def _preconditioned(x: Any, gram: Any, how: str) -> tuple[Any, Any]:
+    """x with singular values of at most 1, and its x x^T."""
+    if how == "frobenius":
+        return x, gram
+    if how == "schatten":
+        square_norm = maximum(leaf_norm(gram), _LEAST)
+        return x * (1 / sqrt(square_norm)), gram * (1 / square_norm)
+    if how == "aol":
+        s = 1 / sqrt(maximum(axis_sum(abs(gram), -1), _LEAST))
+        return x * s, gram * s * transpose(s)
+    raise TypeError(f"muon: preconditioning is 'frobenius', 'schatten' or 'aol', not {how!r}.")
+
+
+_LEAST = 1e-8  # by which zeros are divided; optax's
 
 
 def _scale(shape: tuple[int, ...], out_axis: int, consistent_rms: Any) -> Any:

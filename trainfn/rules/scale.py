@@ -15,9 +15,9 @@ class Running(NamedTuple):
 
 
 @rule
-def scale(g: Any, *, factor: Any = 1.0) -> Any:
-    """factor g."""
-    return factor * g
+def scale(g: Any, *, by: Any = 1.0) -> Any:
+    """by g."""
+    return by * g
 
 
 @rule

@@ -60,18 +60,22 @@ def reduce_on_plateau(
     if mode == "max":
         metric, threshold = -metric, -threshold if relative else threshold
     is_better = metric < (state.best * (1 - threshold) if relative else state.best - threshold)
-    best = where(is_better, metric, state.best)
+    return progress(state, metric, is_better, factor, patience, cooldown, floor, eps)
+
+
+def progress(
+    state: Any, metric: Any, is_better: Any, factor: Any, patience: Any, cooldown: Any, floor: Any, eps: Any = 0.0
+) -> tuple[Progress, Any]:
+    """The next state and the factor on the learning rate, after a metric that is better or is not."""
     is_cooling = state.cooldown > 0
     bad = where(is_better | is_cooling, 0, state.bad + 1)
     is_reduced = bad > patience
     value, next_value = (maximum(factor**n, floor) for n in (state.reductions, state.reductions + 1))
     changes = is_reduced & (value - next_value > eps)
-    return (
-        Progress(
-            best,
-            where(is_reduced, 0, bad),
-            where(is_reduced, cooldown, where(is_cooling, state.cooldown - 1, 0)),
-            where(changes, state.reductions + 1, state.reductions),
-        ),
-        where(changes, next_value, value),
+    after = Progress(
+        where(is_better, metric, state.best),
+        where(is_reduced, 0, bad),
+        where(is_reduced, cooldown, where(is_cooling, state.cooldown - 1, 0)),
+        where(changes, state.reductions + 1, state.reductions),
     )
+    return after, where(changes, next_value, value)

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.trace import Array, ModelPair, ModelScalar
+from trainfn.trace import Array, ModelPair, ModelScalar, Static
 from trainfn.verbs import count_if, global_max, where
 
 
@@ -19,12 +19,12 @@ class Window(NamedTuple):
 
 
 @rule
-def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any) -> Any:
+def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any, mean: Static[bool] = True) -> Any:
     """The inner rule, once in k calls, on the gradients of all of them: their sum divided by that of their weights.
 
     g is the gradient of a *sum* of losses, and `weight`, which the training loop supplies, the number of its terms
     (tokens, samples): so the mean is that of the whole batch, however unequal its parts.  Where the loop supplies none
-    each is 1, and g a mean.
+    each is 1, and g a mean.  Without `mean` the sum is not divided.
 
     A gradient that is not finite is left out with its weight, and so is one whose weight is negative, infinite or NaN;
     if all k are, or all weights are 0, there is no update.  Only an update counts: schedules and bias corrections see
@@ -41,6 +41,6 @@ def accumulate(inner: Any, state: Window, g: Any, weight: Any, *, k: Any) -> Any
     calls = state.calls + 1
     is_last = calls >= k
     happens = is_last & (total_weight > 0)
-    u = inner(total / total_weight, when=happens)
+    u = inner(total / total_weight if mean else total, when=happens)
     begun = Window(where(is_last, 0.0, total), where(is_last, 0.0, total_weight), where(is_last, 0.0, calls))
     return count_if(happens, u), begun
