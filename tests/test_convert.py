@@ -813,6 +813,16 @@ def test_transposed_convolutions_in_flax(n: int) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_transposed_convolutions_in_groups_have_no_layout_in_flax() -> None:
+    import torch
+
+    from trainfn_torch.convert import arrays, flax_layout
+
+    model = torch.nn.Sequential(torch.nn.ConvTranspose1d(4, 4, 3, groups=2))
+    with pytest.raises(ValueError, match=r"no place for '0.weight': the layer '0' is a .* in 2 groups"):
+        convert.rearranged(arrays(model.named_parameters()), flax_layout(model))
+
+
 def test_attention_has_no_layout_in_flax() -> None:
     import torch
 

@@ -100,8 +100,10 @@ class Snapshot:
         `p.transpose(axes)`, whose fields have the shapes `due`, a NamedTuple of the same sort.  Where the rule works
         along other axes afterwards (Adafactor factors the last two, and a convolution's go to the front), there is no
         such state, and a ValueError says so.
-        A rule that asks for names (`partition`), or of which an option names an axis (`muon`, whose `out_axis` counts
-        outputs), is given again as it is for the new leaves; a ValueError says where it must be.
+
+        rule: as it is for the new leaves, where it asks for names (`partition`) or an option names an axis (`muon`,
+            whose `out_axis` counts outputs).  Which axes of a leaf a rule sets apart is what a static method
+            `axes(shape, options it names)` of its NamedTuple returns; a ValueError says where they would be others.
         """
         if rule is not None:
             self.check_rule(rule)

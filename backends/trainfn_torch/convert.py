@@ -303,7 +303,7 @@ def _rules_of(optimizer: torch.optim.Optimizer, otherwise: Rule | None = None) -
     bases = [base for base in type(optimizer).__mro__ if f"{base.__module__}.".startswith("torch.optim.")]
     namesake = getattr(optim, bases[0].__name__, Optimizer) if bases else Optimizer
     if namesake is not Optimizer:
-        some = next(group["params"][:1] for group in groups if group["params"])  # of a shape and dtype that it takes
+        some: list[Any] = next((group["params"][:1] for group in groups if group["params"]), [])  # as the class takes
         return [_rule_of_group(namesake, {**group, "params": group["params"][:1] or some}) for group in groups]
     if otherwise is None:
         raise TypeError(
@@ -334,11 +334,17 @@ _FLAX: Sequence[tuple[Any, Mapping[str, Place]]] = (
 )
 
 
-_PACKED = (
-    "the layer {!r} is torch's MultiheadAttention, of which flax keeps query, key and value apart, each with an axis "
-    "of heads. Use layers of one dense projection each on both sides, or say in the layout where a flax layer that is "
-    "packed likewise has this."
-)
+def _why_not(module: nn.Module) -> str:
+    """Why flax has nothing that is a module's parameters under other names and with other axes; "" if it may have."""
+    if isinstance(module, nn.MultiheadAttention):
+        return (
+            "is torch's MultiheadAttention, of which flax keeps query, key and value apart, each with an axis of "
+            "heads. Use dense projections on both sides, or say in the layout where a flax layer packed likewise has "
+            "this."
+        )
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups > 1:
+        return f"is a transposed convolution in {module.groups} groups, which flax does not have."
+    return ""
 
 
 def _with_slashes(module: str) -> str:
@@ -353,15 +359,15 @@ def flax_layout(model: nn.Module, path: Callable[[str], str] = _with_slashes) ->
 
     Dense layers, convolutions (HWIO), transposed ones (flax's with `transpose_kernel=True`), embeddings and
     normalisations are known.  The rest is missing; add it, `flax_layout(model) | {"pos": "pos_embedding"}`, and what
-    was forgotten is listed when the layout is used.  So is what no layout can say unless something is put in its
-    stead: attention, for which torch packs into one array what flax keeps apart.
+    was forgotten is listed when the layout is used.  So is what no layout can say, unless another place is put in its
+    stead: attention, of which torch packs into one array what flax keeps apart, and transposed convolutions in groups.
     """
-    packed = [name for name, module in model.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    strange = {name: why for name, module in model.named_modules() if (why := _why_not(module))}
     layout: dict[str, Place] = {}
     for name, _ in model.named_parameters():
-        within = next((layer for layer in packed if name.startswith(f"{layer}." if layer else "")), None)
+        within = next((layer for layer in strange if name.startswith(f"{layer}." if layer else "")), None)
         if within is not None:
-            layout[bare(name)] = NoPlace(_PACKED.format(bare(within) or "model"))
+            layout[bare(name)] = NoPlace(f"the layer {bare(within) or 'model'!r} {strange[within]}")
             continue
         module, _, own = name.rpartition(".")
         words = next((words for kind, words in _FLAX if isinstance(model.get_submodule(module), kind)), {})
