@@ -303,7 +303,7 @@ def _rules_of(optimizer: torch.optim.Optimizer, otherwise: Rule | None = None) -
     bases = [base for base in type(optimizer).__mro__ if f"{base.__module__}.".startswith("torch.optim.")]
     namesake = getattr(optim, bases[0].__name__, Optimizer) if bases else Optimizer
     if namesake is not Optimizer:
-        some = next((group["params"][:1] for group in groups if group["params"]), [])  # of a shape and dtype it takes
+        some: list[Any] = next((group["params"][:1] for group in groups if group["params"]), [])  # as the class takes
         return [_rule_of_group(namesake, {**group, "params": group["params"][:1] or some}) for group in groups]
     if otherwise is None:
         raise TypeError(
