@@ -1,4 +1,4 @@
-"""Sophia against the peers', with the same estimates, and its two kinds of calls in the frameworks."""
+"""Sophia and AdaHessian against the peers', with the same estimates, and the two kinds of calls in the frameworks."""
 
 from __future__ import annotations
 
@@ -83,20 +83,29 @@ def test_sophia_is_that_of_optax() -> None:
     assert_close(list(of_ours(rule)), path)
 
 
-def test_sophia_is_that_of_the_peer() -> None:
-    from pytorch_optimizer import SophiaH
+def of_the_peer(name: str, **hyper: Any) -> list[dict[str, Any]]:
+    import pytorch_optimizer
 
     params = {k: torch.tensor(p, requires_grad=True) for k, p in model().items()}
-    peer = SophiaH(params.values(), lr=1e-2, betas=(0.9, 0.8), weight_decay=0.1, p=0.3, update_period=EVERY)
+    peer = getattr(pytorch_optimizer, name)(params.values(), betas=(0.9, 0.8), weight_decay=0.1, **hyper)
     estimates, path = iter(ESTIMATES), []
     for t, g in enumerate(GRADS):
         for k, p in params.items():
             p.grad = torch.tensor(g[k])
-        due = next(estimates) if t % EVERY == 0 else None
+        due = next(estimates) if t % peer.update_period == 0 else None
         peer.step(hessian=None if due is None else [torch.tensor(due[k]) for k in params])
         path.append({k: p.detach().numpy().copy() for k, p in params.items()})
+    return path
+
+
+def test_sophia_is_that_of_the_peer() -> None:
     rule = tf.sophia(**HYPER, gamma=1.0, clip_threshold=0.3, estimator="hutchinson")
-    assert_close(list(of_ours(rule)), path)
+    assert_close(list(of_ours(rule)), of_the_peer("SophiaH", lr=1e-2, p=0.3, update_period=EVERY))
+
+
+def test_adahessian_is_that_of_the_peer() -> None:
+    rule = tf.adahessian(lr=1e-2, b1=0.9, b2=0.8, eps=1e-8, weight_decay=0.1)
+    assert_close(list(of_ours(rule)), of_the_peer("AdaHessian", lr=1e-2, eps=1e-8))
 
 
 def test_gauss_newton_bartlett_squares_the_gradient_of_the_mean() -> None:

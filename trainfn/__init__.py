@@ -16,6 +16,7 @@ from trainfn.rules import adabound as adabound
 from trainfn.rules import adadelta as adadelta
 from trainfn.rules import adafactor as adafactor
 from trainfn.rules import adagrad as adagrad
+from trainfn.rules import adahessian as adahessian
 from trainfn.rules import adam as adam
 from trainfn.rules import adamax as adamax
 from trainfn.rules import adamaxw as adamaxw

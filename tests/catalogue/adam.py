@@ -240,6 +240,14 @@ ROWS: tuple[Row, ...] = (
         debias=True,
     ),
     row(
+        tf.adahessian,
+        lr=1e-2,
+        b2=0.9,
+        eps=1e-8,
+        weight_decay=0.1,
+        edges={"b1": (0.0,), "eps": (1e-3,)},
+    ),
+    row(
         tf.mars,
         lr=1e-2,
         weight_decay=0.1,

@@ -6,6 +6,7 @@ from trainfn.rules.adabound import adabound as adabound
 from trainfn.rules.adadelta import adadelta as adadelta
 from trainfn.rules.adafactor import adafactor as adafactor
 from trainfn.rules.adagrad import adagrad as adagrad
+from trainfn.rules.adahessian import adahessian as adahessian
 from trainfn.rules.adam import adam as adam
 from trainfn.rules.adam import adamw as adamw
 from trainfn.rules.adamax import adamax as adamax
