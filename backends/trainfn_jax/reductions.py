@@ -104,28 +104,25 @@ class _Maximum:
     def of(op: str, factors: Any) -> _Maximum:
         x = factors[0]
         if op == "max":
-            ordered = _ordered(x)
-            least = bits_of_constant(-np.inf, x.dtype) ^ _magnitude(ordered)
-            return _Maximum(ordered, least, lambda u: _widened(graft(_from_ordered(u, x.dtype), _plain_max, x)))
+            return _Maximum(*ordered(x), lambda u: _widened(graft(from_ordered(u, x.dtype), _plain_max, x)))
         if len(factors) == 2 and x is factors[1] and x.dtype == np.float32:
             of_x = _Maximum.of(op, (x,))
             return replace(of_x, result=lambda u: _square(of_x.result(u)))  # exact, and x -> |x| * |x| keeps order
         # Not the product that is summed, which XLA would keep in memory from this pass to that.
         x = x if len(factors) == 1 else lax.mul(_widened(x), lax.abs(_widened(factors[1])))
-        u = bits(x)  # without the sign they are in order, and those of NaN are the greatest
-        size = lax.bitwise_and(u, lax.full_like(u, _magnitude(u)))
-        return _Maximum(
-            size, np.zeros((), u.dtype), lambda u: _widened(graft(from_bits(u, x.dtype), _plain_max_abs, *factors))
-        )
+        return _Maximum(*sizes(x), lambda u: _widened(graft(from_bits(u, x.dtype), _plain_max_abs, *factors)))
 
 
 def _integer_maxima(xs: Sequence[Array], least: Sequence[Any]) -> list[Array]:
-    if len(xs) > 1:
-        return list(lax.reduce(tuple(xs), tuple(least), _greater, _axes(xs[0])))
-    (x,) = xs
-    positive = lax.bitwise_and(x, lax.full_like(x, _magnitude(x)))
-    most, union = lax.reduce((x, positive), (least[0], np.zeros((), x.dtype)), _max_and_or, _axes(x))
-    return [lax.min(most, union)]  # never smaller, and so the second result is not dead code
+    if len(xs) == 1:
+        return [largest_integer(xs[0], least[0], functools.partial(lax.reduce, dimensions=_axes(xs[0])))]
+    return list(lax.reduce(tuple(xs), tuple(least), _greater, _axes(xs[0])))
+
+
+def largest_integer(u: Array, least: Any, reduce: Callable[..., Any]) -> Array:
+    """Beside a second, useless result, which is never smaller, and so is not dead code."""
+    positive = _without_sign(u)
+    return lax.min(*reduce((u, positive), (least, np.zeros((), u.dtype)), _max_and_or))
 
 
 def _greater(a: Any, b: Any) -> tuple[Array, ...]:
@@ -136,17 +133,29 @@ def _max_and_or(a: Any, b: Any) -> tuple[Array, Array]:
     return lax.max(a[0], b[0]), lax.bitwise_or(a[1], b[1])
 
 
-def _ordered(x: Array) -> Array:
-    """Integers of the same order: the bits, of negative numbers with all but the sign flipped; NaN is the greatest."""
+def ordered(x: Array) -> tuple[Array, Any]:
+    """Integers of the same order, and that of -inf: the bits, of negative numbers with all but the sign flipped; NaN is
+    the greatest."""
     u = bits(x)
     quiet_nan = bits_of_constant(np.nan, x.dtype)
     flipped = lax.bitwise_xor(u, lax.full_like(u, _magnitude(u)))
-    ordered = lax.select(lax.lt(u, lax.full_like(u, 0)), flipped, u)
-    return lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), ordered)
+    integers = lax.select(lax.lt(u, lax.full_like(u, 0)), flipped, u)
+    least = bits_of_constant(-np.inf, x.dtype) ^ _magnitude(u)
+    return lax.select(lax.ne(x, x), lax.full_like(u, quiet_nan), integers), least
 
 
-def _from_ordered(u: Array, dtype: Any) -> Array:
+def from_ordered(u: Array, dtype: Any) -> Array:
     return from_bits(lax.select(lax.lt(u, np.zeros((), u.dtype)), lax.bitwise_xor(u, _magnitude(u)), u), dtype)
+
+
+def sizes(x: Array) -> tuple[Array, Any]:
+    """Integers in the order of |x|, whose bits they are, and that of zero; NaN is the greatest."""
+    u = bits(x)
+    return _without_sign(u), np.zeros((), u.dtype)
+
+
+def _without_sign(u: Array) -> Array:
+    return lax.bitwise_and(u, lax.full_like(u, _magnitude(u)))
 
 
 def _magnitude(u: Array) -> Any:
@@ -155,7 +164,7 @@ def _magnitude(u: Array) -> Any:
 
 
 def _integer_max_of_shards(x: Array, axes: tuple[str, ...]) -> Array:
-    return _from_ordered(lax.pmax(_ordered(x), axes), x.dtype)  # type: ignore[no-untyped-call]
+    return from_ordered(lax.pmax(ordered(x)[0], axes), x.dtype)  # type: ignore[no-untyped-call]
 
 
 def _plain_max_of_shards(x: Array, axes: tuple[str, ...]) -> Array:
@@ -180,8 +189,8 @@ def _square(x: Array) -> Array:
 # -- sums --------------------------------------------------------------------------------------------------------------
 
 
-def _on_grids(coarse: Any, fine: Any, factors: Any) -> tuple[Array, Array]:
-    x = _products(factors)
+def on_grids(coarse: Any, fine: Any, x: Array) -> tuple[Array, Array]:
+    """x rounded to the coarse grid, and what that leaves to the fine one."""
     high = lax.sub(lax.add(x, coarse), coarse)
     low = lax.sub(lax.add(lax.sub(x, high), fine), fine)
     return high, low
@@ -189,37 +198,42 @@ def _on_grids(coarse: Any, fine: Any, factors: Any) -> tuple[Array, Array]:
 
 def _float_sums(asked: Sequence[tuple[Any, Any, Any]]) -> Iterator[tuple[Array, Array]]:
     for coarse, fine, factors in asked:
-        high, low = _on_grids(coarse, fine, factors)
+        high, low = on_grids(coarse, fine, _products(factors))
         yield lax.reduce_sum(high, _axes(high)), lax.reduce_sum(low, _axes(low))
 
 
 def _integer_sums(asked: Sequence[tuple[Any, Any, Any]]) -> Iterator[tuple[Array, Array]]:
-    """The same numbers: multiples of 2**-53 of each grid, which is the last bit of numbers from 1/2 to 1 of it.
-
-    With two or more elements each is at most a quarter of its grid, so that 3/4 of the grid plus one stays there.
-    """
-    three_quarters = np.float64(0.75)
+    """The same numbers."""
     grids = [grid for coarse, fine, _ in asked for grid in (coarse, fine)]
-    offsets = [lax.mul(grid, three_quarters) for grid in grids]
-    summands = [part for pair in asked for part in _on_grids(*pair)]
-    shifted = tuple(bits(lax.add(x, o)) for x, o in zip(summands, offsets, strict=True))
+    parts = [part for coarse, fine, factors in asked for part in on_grids(coarse, fine, _products(factors))]
+    multiples = tuple(map(as_multiples, parts, grids))
     first = asked[0][2][0]
-    totals = lax.reduce(shifted, (np.zeros((), _INT64),) * len(shifted), _add_all, _axes(first))
-    count = np.int64(first.size)
-    sums = [
-        # Modulo 2**64, which is where the sum of the offsets' bits went.
-        _from_multiple(lax.sub(total, lax.mul(count, bits(o))), grid)
-        for total, o, grid in zip(totals, offsets, grids, strict=True)
-    ]
+    totals = lax.reduce(multiples, (np.zeros((), _INT64),) * len(multiples), add_all, _axes(first))
+    sums = [from_multiples(total, first.size, grid) for total, grid in zip(totals, grids, strict=True)]
     return zip(sums[::2], sums[1::2], strict=True)
 
 
-def _add_all(a: Any, b: Any) -> tuple[Array, ...]:
-    return tuple(map(lax.add, a, b))
+def as_multiples(x: Array, grid: Any) -> Array:
+    """Numbers on a grid as whole ones: multiples of 2**-53 of it, the last bit of numbers from 1/2 to 1 of it.
+
+    With two or more summands each is at most a quarter of its grid, so that 3/4 of the grid plus one stays there.  The
+    bits of 3/4 of the grid are in each of them.
+    """
+    return bits(lax.add(x, _offset(grid)))
 
 
-def _from_multiple(k: Array, grid: Array) -> Array:
+def from_multiples(total: Array, count: int, grid: Any) -> Array:
+    """The sum of `count` numbers on a grid from that of whole ones, which is modulo 2**64."""
+    k = lax.sub(total, lax.mul(np.int64(count), bits(_offset(grid))))
     return lax.mul(lax.convert_element_type(k, FLOAT64), lax.mul(grid, np.float64(2.0**-53)))
+
+
+def _offset(grid: Any) -> Any:
+    return lax.mul(grid, np.float64(0.75))
+
+
+def add_all(a: Any, b: Any) -> tuple[Array, ...]:
+    return tuple(map(lax.add, a, b))
 
 
 def _plain_sum(*factors: Array) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.bits import assert_same_bits
 from tests.inputs import numbers, uniform_bits, with_specials
 from trainfn import elementary, reference
 from trainfn.interpret import evaluate_scalars
 from trainfn.program import Sort
 from trainfn.trace import Graph
-from trainfn_jax import reductions
+from trainfn_jax import axes, reductions
 from trainfn_jax.scalars import in_float64
 
 NUMPY = reference.arrays(np.float32, ())
@@ -110,6 +112,38 @@ def test_of_every_leaf_of_a_model() -> None:
     other = updates(a=y[:7], b=x.T, c=y[7:])
     assert np.array_equal(one["a"], np.asarray(other["b"]).T)
     assert np.array_equal(one["b"], np.concatenate([other["a"], other["c"]]))
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+@pytest.mark.parametrize("length", [0, 1, 2, 16, 17, 300])
+def test_along_any_axis(axis: int, length: int) -> None:
+    """In stages of 16, but along the last axis; also where slices have infinities or NaN."""
+    shape = [3, 4, 5]
+    shape[axis] = length
+    x = numbers(1, shape, 20)
+    x = np.concatenate([x, with_specials(x, 2)], axis=-1 if axis != -1 else 0)
+    for op, function in (("axis_sum", axes.axis_sum), ("axis_max", axes.axis_max)):
+        with np.errstate(all="ignore"):
+            want = reference.arrays(np.float32, x.shape)[op](axis, reference.load(x))
+        got = jax.jit(in_float64(functools.partial(function, axis)))(reference.load(x))
+        assert_same_bits({op: want}, {op: np.asarray(got)})
+
+
+def test_derivatives_along_axes() -> None:
+    x = jnp.float32([[1.0, 5.0, -3.0], [4.0, -2.0, 6.0]])
+    scale = np.float32([[1.0, 2.0, 3.0]])
+    sums = jax.grad(in_float64(lambda x: (axes.axis_sum(0, x) * scale).sum()))(x)
+    assert np.array_equal(sums, [[1, 2, 3]] * 2)
+    largest = jax.vmap(jax.grad(in_float64(lambda x: (axes.axis_max(-1, x[None]) * scale[0, 2]).sum())))(x)
+    assert np.array_equal(largest, [[0, 3, 0], [0, 0, 3]])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_no_copy_along_an_axis(axis: int) -> None:
+    x = jax.ShapeDtypeStruct((512, 512), np.float32)
+    for function, limit in ((axes.axis_sum, 0.3), (axes.axis_max, 0.2)):
+        compiled = jax.jit(in_float64(functools.partial(function, axis))).lower(x).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < limit * 4 * 512 * 512
 
 
 def test_one_pass_and_no_copy() -> None:
