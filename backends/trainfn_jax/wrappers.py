@@ -27,10 +27,11 @@ from trainfn_jax.transform import Transformation, combined, eval_params, found
 
 
 class LookaheadState(NamedTuple):
-    """fast_state: of the optimizer inside; count: updates applied; slow: the slow parameters, which optax has beside
-    the fast ones."""
+    """fast_state: of the optimizer inside; steps_since_sync: of each leaf; count: updates applied; slow: the slow
+    parameters, which optax has beside the fast ones."""
 
     fast_state: Any
+    steps_since_sync: Any
     count: Any
     slow: Any
 
@@ -100,7 +101,7 @@ def lookahead(fast_optimizer: Any, sync_period: Any, slow_step_size: Any) -> opt
         lambda rule: trainfn.lookahead(
             rule, k=as_hyperparameter("lookahead's sync_period", sync_period), alpha=slow_step_size
         ),
-        (LookaheadState, {"count": COUNT, "slow": "slow"}, "fast_state"),
+        (LookaheadState, {"steps_since_sync": "ahead", "count": COUNT, "slow": "slow"}, "fast_state"),
     )
 
     def init(params: Any) -> Any:

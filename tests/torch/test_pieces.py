@@ -191,3 +191,19 @@ def test_the_callers_floating_point_environment_is_left_alone() -> None:
 def test_executions_agree_on_what_is_general() -> None:
     assert executions._ALL[-1] is single
     assert all(candidates[-1] is single for candidates in executions._CANDIDATES.values())
+
+
+def test_torchs_default_dtype_and_device_do_not_matter() -> None:
+    def step() -> torch.Tensor:
+        p = torch.tensor(numbers(1, (6, 5)), device="cpu").requires_grad_()
+        p.grad = torch.tensor(numbers(2, (6, 5)), device="cpu")
+        trainfn_torch.Optimizer([p], tf.chain(tf.centralize(), tf.muon())).step()
+        return p.detach()
+
+    expected = step()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert torch.equal(step(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

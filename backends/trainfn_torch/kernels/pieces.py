@@ -140,7 +140,7 @@ class Loop:
 
     def __call__(self, arrays: Sequence[torch.Tensor], scalars: Sequence[float]) -> tuple[torch.Tensor, ...]:
         """The results, of these arrays and numbers."""
-        results = tuple(torch.empty(self._shape) for _ in range(self._results))
+        results = tuple(_empty(self._shape) for _ in range(self._results))
         if math.prod(self._shape):
             _check(
                 self._run(
@@ -153,6 +153,11 @@ class Loop:
                 )
             )
         return results
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Memory of the processor, whatever users made torch's default dtype and device."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def _check(failed: int) -> None:
@@ -171,7 +176,7 @@ def _whole() -> ctypes.CDLL:
 
 def along_axis(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:
     """axis_sum or axis_max of a contiguous float32 tensor."""
-    result = torch.empty([1 if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
+    result = _empty([1 if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
     if result.numel():
         _check(_whole().along_axis(threads(), op == "axis_max", _address(x), *_sizes(x, axis), _address(result)))
     return result
@@ -189,7 +194,7 @@ def matmul(precision: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     (a, a_rest), (b, b_rest) = _slices(-1, x, is_highest), _slices(-2, y, is_highest)
     high = a @ b
     small = a @ b_rest + a_rest @ b if a_rest is not None and b_rest is not None else None
-    result = torch.empty(high.shape)
+    result = _empty(high.shape)
     parts = _address(high), ctypes.c_void_p(None) if small is None else _address(small)
     _check(_whole().together(threads(), *parts, ctypes.c_int64(result.numel()), _address(result)))
     return result
@@ -201,7 +206,7 @@ def _slices(axis: int, x: torch.Tensor, has_rest: bool) -> tuple[torch.Tensor, t
         high, rest = _slices(-3 - axis, x.mT, has_rest)
         return high.mT, None if rest is None else rest.mT
     x = x.contiguous()
-    high = torch.empty(x.shape, dtype=torch.float64)
+    high = _empty(x.shape, torch.float64)
     rest = torch.empty_like(high) if has_rest else None
     grids = map(ctypes.c_double, slices(x.shape[axis]))
     parts = _address(high), ctypes.c_void_p(None) if rest is None else _address(rest)
