@@ -13,6 +13,7 @@ import pytest
 
 import trainfn as tf
 from tests.bits import assert_same_bits
+from tests.executions import EXECUTIONS
 from tests.inputs import numbers
 from trainfn import reference
 from trainfn.verbs import apply_if, count_if, global_norm, leaf_norm
@@ -406,6 +407,20 @@ def test_a_weight_that_no_rule_divides_by_is_refused() -> None:
         optimizer.step(weight=3.0)
     optimizer.step(value=2.0)  # a loss that nobody asks for changes nothing
     assert optimizer.state[p]["step"] == 1
+
+
+@pytest.mark.parametrize("execution", ["torch_fused", "torch_foreach", "torch_single", "jax_jit"])
+def test_errors_are_skipped_and_counted_everywhere(execution: str) -> None:
+    """Two in a row are skipped, the third is not; and sums are accumulated without division."""
+    rule = tf.apply_if_finite(tf.accumulate(tf.sgd(lr=0.5, momentum=0.5), k=2, mean=False), max_consecutive_errors=2)
+    params, grads = model(np.float32), gradients(8, np.float32)
+    for n in (1, 2, 4, 5, 6):
+        grads[n]["b"][1] = np.nan
+    expected, actual = (EXECUTIONS[name](rule, params, grads) for name in ("reference", execution))
+    assert [float(x["total"]) for x in expected] == [0, 1, 2, 2, 3, 4, 5, 5]
+    assert [float(x["in_a_row"]) for x in expected] == [0, 1, 2, 0, 1, 2, 3, 0]
+    for a, b in zip(expected, actual, strict=True):
+        assert_same_bits(a, b, execution)
 
 
 def test_a_window_without_a_finite_gradient_is_no_update() -> None:
