@@ -327,7 +327,7 @@ class Counted:
         return counted
 
 
-def _calls_of_each_update(counted: Counted, execution: str, rule: tf.Rule, params: Any, grads: Any) -> list[int]:
+def calls_of_each_update(counted: Counted, execution: str, rule: tf.Rule, params: Any, grads: Any) -> list[int]:
     """Of n updates those of the first n, less those of the first n - 1."""
     totals = [0]
     for n in range(1, len(grads) + 1):
@@ -337,7 +337,7 @@ def _calls_of_each_update(counted: Counted, execution: str, rule: tf.Rule, param
     return list(np.diff(totals))
 
 
-def _table(execution: str) -> Any:
+def table(execution: str) -> Any:
     from trainfn_torch import single
 
     return {"reference": reference, "torch_single": single}[execution]._ELEMENTWISE
@@ -346,9 +346,9 @@ def _table(execution: str) -> Any:
 @pytest.mark.parametrize("execution", ["reference", "torch_single"])
 def test_what_is_not_due_is_not_computed(execution: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params, grads = _inputs(len(PRODUCTS))
-    counted = Counted(monkeypatch, _table(execution))
+    counted = Counted(monkeypatch, table(execution))
     one = {"w": params["w"]}, [{"w": g["w"]} for g in grads]
-    assert _calls_of_each_update(counted, execution, renewed(), *one) == list(PRODUCTS)
+    assert calls_of_each_update(counted, execution, renewed(), *one) == list(PRODUCTS)
 
 
 @pytest.mark.parametrize("execution", [name for name in EXECUTIONS if name != "reference"])
@@ -489,6 +489,7 @@ GATED: dict[str, tuple[Callable[[], tf.Rule], list[int]]] = {
     "accumulate": (lambda: tf.accumulate(_muon(), k=3), [0, 0, 6, 0, 0, 6]),
     "accumulate, in front": (lambda: tf.chain(tf.accumulate(tf.sgd(), k=2), _muon()), [0, 6, 0, 6]),
     "sam": (lambda: tf.sam(_muon(), rho=0.1), [0, 6, 0, 6]),
+    "accumulated shampoo": (lambda: tf.accumulate(tf.shampoo(every=2), k=2), [0, 10, 0, 4, 0, 10]),
     "unfreeze": (lambda: tf.unfreeze(_muon(), start=2), [0, 0, 6, 6]),
     "sam of an accumulation": (lambda: tf.sam(tf.accumulate(_muon(), k=2), rho=0.1), [0, 0, 0, 6]),
     "ema of an accumulation": (lambda: tf.ema(tf.accumulate(_muon(), k=2)), [0, 6, 0, 6]),
@@ -502,8 +503,8 @@ def test_updates_that_wait_multiply_nothing(name: str, execution: str, monkeypat
     make, products = GATED[name]
     params, grads = _inputs(len(products))
     one = {"w": params["w"]}, [{"w": g["w"]} for g in grads]
-    counted = Counted(monkeypatch, _table(execution))
-    assert _calls_of_each_update(counted, execution, make(), *one) == products
+    counted = Counted(monkeypatch, table(execution))
+    assert calls_of_each_update(counted, execution, make(), *one) == products
 
 
 @each_gated

@@ -30,6 +30,8 @@ _SIZE = "only the size of Adam's update is asked for"
 _NO_ZERO_LEAF = "no leaf or gradient of the golden runs is zero; `tests/test_norms.py` has one"
 _RELATIVE_STEP = "1 / sqrt(t) is above 1e-2 for 10,000 steps; the row `adafactor` has a larger lr"
 _TINY = "of no golden run is a sum of squares below 1e-30; `tests/test_rules.py` takes cube roots of such"
+_EVERY_UPDATE = "every is 1: all updates are due"
+_NOT_RENEWED = "bases are made anew after a thousand updates; the row `soap` does so after two"
 SURVIVORS = {
     "madgrad const30: 1.15292e+18 changed": _TINY,
     "madgrad const72: 9.53674e-07 changed": _TINY,
@@ -59,6 +61,14 @@ SURVIVORS = {
     "adafactor_paper of b div36: operands swapped": _RELATIVE_STEP,
     "adafactor_paper sqrt54: left out": _RELATIVE_STEP,
     "adafactor_paper div55: operands swapped": _RELATIVE_STEP,
+    "shampoo of b sub19: operands swapped": _EVERY_UPDATE,
+    "shampoo of b const20: 0.5 changed": _EVERY_UPDATE,
+    "shampoo sub24: operands swapped": _EVERY_UPDATE,
+    "shampoo const25: 0.5 changed": _EVERY_UPDATE,
+    "adagrad_shampoo of b neg21: left out": "the inner update's length alone is asked for",
+    "adagrad_shampoo neg23: left out": "the inner update's length alone is asked for",
+    "soap_in_its_first_bases orthogonal81: left out": _NOT_RENEWED,
+    "soap_in_its_first_bases orthogonal86: left out": _NOT_RENEWED,
 }
 
 

@@ -43,7 +43,9 @@ from trainfn.rules import decoupled_weight_decay as decoupled_weight_decay
 from trainfn.rules import dog as dog
 from trainfn.rules import dowg as dowg
 from trainfn.rules import fromage as fromage
+from trainfn.rules import galore as galore
 from trainfn.rules import gradient_noise as gradient_noise
+from trainfn.rules import grafted_shampoo as grafted_shampoo
 from trainfn.rules import grokfast as grokfast
 from trainfn.rules import independent_weight_decay as independent_weight_decay
 from trainfn.rules import lamb as lamb
@@ -71,10 +73,12 @@ from trainfn.rules import rprop as rprop
 from trainfn.rules import scale as scale
 from trainfn.rules import scale_on_plateau as scale_on_plateau
 from trainfn.rules import sgd as sgd
+from trainfn.rules import shampoo as shampoo
 from trainfn.rules import sign_sgd as sign_sgd
 from trainfn.rules import signum as signum
 from trainfn.rules import simplified_ademamix as simplified_ademamix
 from trainfn.rules import sm3 as sm3
+from trainfn.rules import soap as soap
 from trainfn.rules import sophia as sophia
 from trainfn.rules import stable_adamw as stable_adamw
 from trainfn.rules import trust_ratio as trust_ratio

@@ -27,14 +27,14 @@ class Table:
     scalars: operations on float64 numbers and flags.
     combine: (op, parts) -> a reduction over the model from its leaves' parts.
     constant: a Python number as one of this library's scalars.
-    branch: (flag, compute, otherwise, decomposes) -> compute() if the flag holds, else the array `otherwise`, shaped
-        like it; `decomposes` says that matrices are decomposed by it.
+    branch: (flag, compute, otherwise, decomposes) -> the arrays compute() if the flag holds, else `otherwise`, as many
+        of the same shapes; `decomposes` says that compute() decomposes matrices.
     """
 
     scalars: Mapping[str, Callable[..., Any]]
     combine: Callable[[str, Sequence[Any]], Any]
     constant: Callable[[float], Any]
-    branch: Callable[[Any, Callable[[], Any], Any, bool], Any]
+    branch: Callable[[Any, Callable[[], list[Any]], list[Any], bool], list[Any]]
 
 
 @dataclass
@@ -94,29 +94,33 @@ def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
         if node.op == "input":
             call.values[i] = _input(call, node)
         elif node.sort.is_elementwise:
-            call.values[i] = _array(call, i, call.values, scalars.table)
+            _array(call, i, call.values, scalars.table)
         else:
             call.values[i] = scalars(node, call.arguments(node))
         call.forget(i)
 
 
-def _array(call: Call, index: int, values: Sequence[Any], table: Table) -> Any:
-    node = call.program.nodes[index]
-    args = [values[a] for a in node.args]
+def _array(call: Call, index: int, values: list[Any], table: Table) -> None:
+    """Put the value of a node in its place; of a `when`, all that are decided with it."""
+    program = call.program
+    node = program.nodes[index]
     if node.op != "when":
-        return _operation(call, node)(*args)
-    flag, _, otherwise = args
+        values[index] = _operation(call, node)(*(values[a] for a in node.args))
+        return
     compute = functools.partial(_branch, call, index, values, table)
-    return table.branch(flag, compute, otherwise, call.program.decomposes(index))
+    otherwise = [values[program.nodes[i].args[2]] for i in program.together[index]]
+    chosen = table.branch(values[node.args[0]], compute, otherwise, program.decomposes(index))
+    for i, x in zip(program.together[index], chosen, strict=True):
+        values[i] = x
 
 
-def _branch(call: Call, when: int, values: Sequence[Any], table: Table) -> Any:
-    """The value of a `when` whose flag holds, with the arrays behind it that only it needs."""
-    values = list(values)  # what is computed inside stays inside
+def _branch(call: Call, when: int, values: Sequence[Any], table: Table) -> list[Any]:
+    """What is decided with a `when` whose flag holds, from the arrays behind it that nothing else needs."""
+    inside = list(values)  # what is computed inside stays inside
     for i in call.program.branches[when]:
-        values[i] = _array(call, i, values, table)
-        call.forget(i, values)
-    return values[call.program.nodes[when].args[1]]
+        _array(call, i, inside, table)
+        call.forget(i, inside)
+    return [inside[call.program.nodes[i].args[1]] for i in call.program.together[when]]
 
 
 def _operation(call: Call, node: Node) -> Callable[..., Any]:

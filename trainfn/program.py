@@ -211,45 +211,76 @@ class Program:
         return tuple(levels)
 
     @cached_property
-    def branches(self) -> Mapping[int, tuple[int, ...]]:
-        """For each `when`, the arrays behind its value that nothing else reads: computed with it, if its flag holds.
+    def together(self) -> Mapping[int, tuple[int, ...]]:
+        """Nodes `when` of one flag that can be decided at once, under the last of them: nothing before it reads any.
 
-        What only a `when` in the branch of another needs is in the inner one's.
+        So a branch is computed once for all that a flag decides, such as a state and the update made of it.
         """
-        branches: dict[int, list[int]] = {i: [] for i, node in enumerate(self.nodes) if node.op == "when"}
+        open_: dict[int, list[int]] = {}
+        together: list[list[int]] = []
+        for i in self._whens:
+            flag, some = self.nodes[i].args[0], open_.get(self.nodes[i].args[0])
+            if some is None or self.levels[some[0]] != self.levels[i] or min(min(self._readers[m]) for m in some) <= i:
+                some = open_[flag] = []
+                together.append(some)
+            some.append(i)
+        return {some[-1]: tuple(some) for some in together}
+
+    @cached_property
+    def _whens(self) -> tuple[int, ...]:
+        return tuple(i for i, node in enumerate(self.nodes) if node.op == "when")
+
+    @cached_property
+    def _readers(self) -> Mapping[int, set[int]]:
+        """For each node those that read it, and what never comes for an output."""
+        readers: dict[int, set[int]] = {i: set() for i in range(len(self.nodes))}
+        for i, node in enumerate(self.nodes):
+            for a in node.args:
+                readers[a].add(i)
+        for i in self.output.values():
+            readers[i].add(len(self.nodes))
+        return readers
+
+    @cached_property
+    def _decided_with(self) -> Mapping[int, int]:
+        """For each `when` the one it is decided under."""
+        return {i: last for last, some in self.together.items() for i in some}
+
+    @cached_property
+    def branches(self) -> Mapping[int, tuple[int, ...]]:
+        """For each decision the arrays that nothing but its values needs: computed with it, if its flag holds.
+
+        What only a decision in the branch of another needs is in the inner one's.
+        """
+        branches: dict[int, list[int]] = {i: [] for i in self.together}
         for i, when in sorted(self._computed_with.items()):
-            branches[when].append(i)
+            if self._decided_with.get(i, i) == i:
+                branches[when].append(i)
         return {when: tuple(branch) for when, branch in branches.items()}
 
     @cached_property
     def _computed_with(self) -> Mapping[int, int]:
-        """For each node of a branch the `when` it is computed with, the innermost one."""
-        whens = [i for i, node in enumerate(self.nodes) if node.op == "when"]
-        if not whens:
-            return {}
-        readers: list[set[int]] = [set() for _ in self.nodes]
-        for i, node in enumerate(self.nodes):
-            for a in node.args:
-                readers[a].add(i)
-        needed = set(self.output.values())
+        """For each node of a branch the decision it is computed with, the innermost one."""
         computed_with: dict[int, int] = {}
-        for when in reversed(whens):  # an inner one comes before the outer, and has the last word
-            branch = {when}
-            kept = {*needed, self.nodes[when].args[2]}
-            for i in reversed(range(when)):
-                if readers[i] and readers[i] <= branch and i not in kept and self._can_wait(i):
-                    branch.add(i)
-                    computed_with[i] = when
+        for last, decided in sorted(self.together.items(), reverse=True):  # inner ones come later, with the last word
+            branch, kept = {*decided}, {self.nodes[i].args[2] for i in decided}
+            for i in reversed(range(last)):
+                some = self.together.get(self._decided_with.get(i, i), (i,))
+                is_only_for_it = all(self._readers[m] <= branch and m not in kept for m in some)
+                if i == some[-1] and is_only_for_it and self._can_wait(i):
+                    branch.update(some)
+                    computed_with.update(dict.fromkeys(some, last))
         return computed_with
 
     def _can_wait(self, index: int) -> bool:
         """Whether a node is an array that this leaf alone computes: Scalars that meet arrays do so once for all."""
         node = self.nodes[index]
-        return node.sort.is_elementwise and bool(node.args) and node.op not in {"meet", "fill", *RANDOM}
+        has_reader = bool(self._readers[index])
+        return node.sort.is_elementwise and bool(node.args) and has_reader and node.op not in {"meet", "fill", *RANDOM}
 
     def waits(self, index: int) -> bool:
-        """Whether a node is computed with a `when`."""
-        return index in self._computed_with
+        """Whether a node is computed with a `when` other than itself."""
+        return index in self._computed_with or self._decided_with.get(index, index) != index
 
     def decomposes(self, when: int) -> bool:
         """Whether a matrix is decomposed in a branch, or in one inside of it."""
@@ -264,15 +295,19 @@ class Program:
         `when`.
         """
         last_reader: dict[int, int] = {}
+        kept = set(self.output.values())
         for i, node in enumerate(self.nodes):
+            decided = self._decided_with.get(i, i)
             for value in node.args:
-                if self._computed_with.get(value) != i:  # else it is what the branch is computed for
-                    reader = self._beside(value, i)
+                if self._computed_with.get(value) == decided:  # it is what the branch is computed for
+                    kept.add(value)
+                else:
+                    reader = self._beside(value, decided)
                     last_reader[value] = max(last_reader.get(value, reader), reader, key=self._position)
         spent: list[list[int]] = [[] for _ in self.nodes]
-        for value, last in last_reader.items():
-            if value not in self.output.values():
-                spent[last].append(value)
+        for value, reader in last_reader.items():
+            if value not in kept:
+                spent[reader].append(value)
         return tuple(map(tuple, spent))
 
     def _beside(self, value: int, reader: int) -> int:
@@ -284,7 +319,7 @@ class Program:
     def _position(self, index: int) -> tuple[int, bool, int]:
         """The order in which nodes that stand in one place are computed."""
         is_reduction = self.nodes[index].is_reduction
-        return 0 if self.waits(index) else self.levels[index] - is_reduction, is_reduction, index
+        return 0 if index in self._computed_with else self.levels[index] - is_reduction, is_reduction, index
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:

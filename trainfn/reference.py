@@ -353,7 +353,7 @@ def _combine(op: str, parts: Sequence[Any]) -> Any:
     return math.nan if any(p != p for p in parts) else max(parts)
 
 
-def _branch(flag: bool, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
+def _branch(flag: bool, compute: Callable[[], list[Any]], otherwise: list[Any], decomposes: bool) -> list[Any]:
     return compute() if flag else otherwise
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "dadapt_adamw",
     "dog",
     "dowg",
+    "galore",
     "madgrad",
     "mechanize",
     "momo",
@@ -98,6 +99,17 @@ momo_adam = _optimizer(
     ("adapt_lower_bound", False),
 )
 madgrad = _optimizer(trainfn.madgrad, LEARNING_RATE, ("momentum", 0.9), ("weight_decay", 0.0), ("eps", 1e-6))
+galore = _optimizer(
+    trainfn.galore,
+    LEARNING_RATE,
+    ("rank", 128),
+    ("update_proj_gap", 200),
+    ("scale", 1.0),
+    KEYWORD,
+    ("weight_decay", 0.0),
+    ("mask", None),
+    longer_side=True,
+)
 cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
 acprop = _optimizer(
     trainfn.acprop,

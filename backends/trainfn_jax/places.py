@@ -21,7 +21,7 @@ from trainfn.trace import Leaf
 from trainfn.tracing import Structure, walk_structures
 from trainfn_jax import trees
 from trainfn_jax.state import field_name, keepers, state_class
-from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDER, REDUCED, STATE
+from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDERS, REDUCED, STATE
 
 _OTHER = "it is a state of another rule, or of other options."
 
@@ -154,7 +154,7 @@ class Places:
             for attribute in [k for k in node._fields if k not in of_model] if change else ():
                 values = self.by_leaf(getattr(node, attribute)) or {}
                 for name in sorted(values.keys() & names - change.get(attribute, {}).keys()):
-                    is_lacking = attribute in of_leaves and values[name].shape == PLACEHOLDER
+                    is_lacking = attribute in of_leaves and values[name].shape in PLACEHOLDERS
                     if np.issubdtype(values[name].dtype, np.inexact) and not is_lacking:
                         raise ValueError(
                             f"leaf {name!r}: the state also has {attribute}, which is nothing of {self.rule.name}: "

@@ -196,11 +196,12 @@ def combine(op: str, parts: Sequence[Any]) -> Any:
     return functools.reduce(lax.add if op.startswith("sum") else lax.max, parts)
 
 
-def branch(flag: Any, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
+def branch(flag: Any, compute: Callable[[], list[Any]], otherwise: list[Any], decomposes: bool) -> list[Any]:
     """What the compiled step computes only if the flag holds."""
     if isinstance(flag, bool | np.bool_):
         return compute() if flag else otherwise
-    return lax.cond(flag, compute, lambda: otherwise)
+    chosen: list[Any] = lax.cond(flag, compute, lambda: otherwise)
+    return chosen
 
 
 TABLE = Table({op: _known_first(op) for op in _TRACED}, combine, float, branch)

@@ -39,6 +39,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "b1": ("momentum",),
     "decay": ("momentum",),
     "bias_correction": ("debias",),
+    "update_proj_gap": ("every",),
 }
 
 # State fields, by rule of trainfn's: its word -> optax's.
@@ -92,6 +93,7 @@ STATE: Mapping[str, Mapping[str, str]] = {
     "madgrad": {"v": "grad_sum_sq", "p0": "x0"},
     "sm3": {"m": "nu"},
     "muon": {"m": "mu"},
+    "galore": {"P": "projector", "m": "mu", "v": "nu"},
     "adadelta": {"v": "e_g", "d": "e_x"},
     "rprop": {"prev": "prev_updates", "step_size": "step_sizes"},
     "signum": {"m": "ema"},
@@ -123,8 +125,8 @@ REDUCED: Mapping[str, Collection[str]] = {
     "sm3": [f"mu{k}" for k in range(5)],
 }
 
-# The shape of what optax keeps where a leaf lacks a field that others have.
-PLACEHOLDER = (1,)
+# The shapes of what optax keeps where a leaf lacks a field that others have.
+PLACEHOLDERS = ((1,), (0, 0))
 
 # Fields that are a count of updates, which optax's states have anyway.
 COUNTERS: Mapping[str, str] = {"prodigy": "t", "dadapt_adamw": "t", "momo": "t", "momo_adam": "t"}

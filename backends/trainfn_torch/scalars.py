@@ -161,11 +161,11 @@ def _largest(parts: Sequence[float]) -> float:
     return math.nan if any(x != x for x in parts) else max(parts)
 
 
-def branch(flag: Any, compute: Callable[[], Any], otherwise: Any, decomposes: bool) -> Any:
+def branch(flag: Any, compute: Callable[[], list[Any]], otherwise: list[Any], decomposes: bool) -> list[Any]:
     """A host's condition decides what is computed; for a device's nobody waits, but for one that would anyway."""
     if is_host(flag) or (decomposes and has_numbers(flag)):
         return compute() if flag else otherwise
-    return torch.where(on(otherwise.device, flag), compute(), otherwise)
+    return [torch.where(on(y.device, flag), x, y) for x, y in zip(compute(), otherwise, strict=True)]
 
 
 TABLE = Table({op: _scalar(op) for op in reference.SCALARS}, combine, float, branch)

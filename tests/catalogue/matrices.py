@@ -8,6 +8,7 @@ from trainfn.rule import partition
 from trainfn.rules.muon import COEFFICIENTS
 
 _T_IN_FLOAT32 = 1e-6  # optax computes powers of t in float32, whatever the parameters are
+_SVD_IN_FLOAT32 = 2e-5  # of optax's, again
 
 ROWS: tuple[Row, ...] = (
     row(
@@ -164,5 +165,52 @@ ROWS: tuple[Row, ...] = (
         ),
         edges={"b1": (0.0,), "b3": (0.0,), "eps2": (0.0,)},
     ),
+    row(
+        tf.shampoo,
+        lr=1e-2,
+        eps=1e-3,
+        every=1.0,
+        max_size=100,
+        precision="highest",
+        peer=Namesake(
+            "Shampoo",
+            {"lr": 1e-2, "matrix_eps": 1e-3, "preconditioning_compute_steps": 1},
+            matrices_only=True,
+        ),
+        edges={"b2": (0.0,)},
+    ),
+    row(tf.shampoo, "shampoo_averaged", lr=1e-2, b2=0.9, every=2.0, max_size=5, descent={"every": 1.0}),
+    Row(
+        "adagrad_shampoo",
+        lambda **h: tf.grafted_shampoo(tf.adagrad(**h), every=3.0),
+        hyper={"lr": 1e-2},
+        descent={"lr": 0.1},
+    ),
+    row(tf.soap, lr=1e-2, every=2.0, weight_decay=0.1, max_size=100),
+    row(
+        tf.soap,
+        "soap_in_its_first_bases",
+        lr=1e-2,
+        every=1000.0,
+        max_size=60,
+        precision="highest",
+        peer=Namesake(
+            "SOAP",
+            {"lr": 1e-2, "weight_decay": 0.0, "precondition_frequency": 1000, "max_precondition_dim": 60},
+        ),
+    ),
+    row(
+        tf.galore,
+        lr=1e-2,
+        scale=1.0,
+        weight_decay=0.1,
+        rank=4,
+        longer_side=True,
+        precision="highest",
+        optax=Namesake(
+            "contrib.galore", {"learning_rate": 1e-2, "rank": 4, "weight_decay": 0.1}, precision=_SVD_IN_FLOAT32
+        ),
+    ),
+    row(tf.galore, "galore_paper", lr=1e-2, every=3.0, rank=2),
     row(tf.muon, "muon_plain", lr=1e-2, nesterov=False, debias=True, out_axis=-1, is_scaled=False),
 )

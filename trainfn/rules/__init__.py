@@ -34,6 +34,7 @@ from trainfn.rules.decay import independent_weight_decay as independent_weight_d
 from trainfn.rules.dog import dog as dog
 from trainfn.rules.dog import dowg as dowg
 from trainfn.rules.fromage import fromage as fromage
+from trainfn.rules.galore import galore as galore
 from trainfn.rules.grokfast import grokfast as grokfast
 from trainfn.rules.lamb import lamb as lamb
 from trainfn.rules.laprop import laprop as laprop
@@ -62,9 +63,12 @@ from trainfn.rules.rprop import rprop as rprop
 from trainfn.rules.scale import average_gradient as average_gradient
 from trainfn.rules.scale import scale as scale
 from trainfn.rules.sgd import sgd as sgd
+from trainfn.rules.shampoo import grafted_shampoo as grafted_shampoo
+from trainfn.rules.shampoo import shampoo as shampoo
 from trainfn.rules.sign import sign_sgd as sign_sgd
 from trainfn.rules.sign import signum as signum
 from trainfn.rules.sm3 import sm3 as sm3
+from trainfn.rules.soap import soap as soap
 from trainfn.rules.sophia import sophia as sophia
 from trainfn.rules.stable_adamw import stable_adamw as stable_adamw
 from trainfn.rules.trust_ratio import trust_ratio as trust_ratio

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from trainfn.verbs import reshape
+from trainfn.verbs import floor, reshape
 
 
 def as_matrix(x: Any, out_axis: int = 0) -> Any:
@@ -32,3 +32,20 @@ def permuted(arrays: Sequence[Any], axes: tuple[int, ...], due: Sequence[tuple[i
             "other axes then. Keep the axes of this leaf, or give it a LeafState without values, to begin anew."
         )
     return [None if shape is None else by_shape[shape] for shape in due]
+
+
+def swapped(sides: tuple[Any, Any], axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """What is kept of the rows and of the columns of a matrix, once it may have been transposed."""
+    if axes == (1, 0):
+        return sides[1], sides[0]
+    if axes == tuple(range(len(axes))):
+        return sides
+    raise ValueError(
+        "its rows and columns would be others: a leaf of more than two axes is the matrix that its other axes make of "
+        "the first. Keep the axes of this leaf, or give it a LeafState without values, to begin anew."
+    )
+
+
+def is_due(step: Any, every: Any) -> Any:
+    """Whether what is made anew every so many updates is so in this one; in the first it is."""
+    return step - every * floor(step / every) < 0.5
