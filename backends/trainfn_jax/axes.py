@@ -45,8 +45,8 @@ def axis_sum(axis: int, x: Array) -> Array:
         sums = lax.add(*(from_multiples(total, count, m) for total, m in zip(totals, (coarse, fine), strict=True)))
     else:
         sums = lax.add(*(jnp.sum(part, axis, keepdims=True) for part in parts))
-    once_rounded = rounded(jnp.where(largest < math.inf, sums, largest), x.dtype)
-    return graft(once_rounded, functools.partial(jnp.sum, axis=axis, keepdims=True), x)  # type: ignore[no-any-return]
+    single = once(rounded(jnp.where(largest < math.inf, sums, largest), x.dtype))
+    return graft(single, functools.partial(jnp.sum, axis=axis, keepdims=True), x)  # type: ignore[no-any-return]
 
 
 def axis_max(axis: int, x: Array) -> Array:
