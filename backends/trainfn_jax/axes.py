@@ -101,15 +101,9 @@ def _grids(largest: Array, count: float) -> tuple[Array, Array]:
 
 
 def _slices(axis: int, x: Array) -> tuple[Array, Array]:
-    wide = lax.convert_element_type(x, FLOAT64)
-    largest = jnp.max(lax.abs(wide), axis, keepdims=True, initial=0.0)  # a NaN makes its row NaN without it
-    coarse, fine = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
-    high = _on_grid(wide, coarse)
-    return high, _on_grid(lax.sub(wide, high), fine)
-
-
-def _on_grid(x: Array, grid: Array) -> Array:
-    return lax.sub(lax.add(x, grid), grid)
+    largest = lax.convert_element_type(_largest_size(axis, x), FLOAT64)
+    grids = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
+    return on_grids(*grids, lax.convert_element_type(x, FLOAT64))
 
 
 def matmul(x: Array, y: Array) -> Array:
