@@ -45,8 +45,8 @@ def axis_sum(axis: int, x: Array) -> Array:
         sums = lax.add(*(from_multiples(total, count, m) for total, m in zip(totals, (coarse, fine), strict=True)))
     else:
         sums = lax.add(*(jnp.sum(part, axis, keepdims=True) for part in parts))
-    once_rounded = rounded(jnp.where(largest < math.inf, sums, largest), x.dtype)
-    return graft(once_rounded, functools.partial(jnp.sum, axis=axis, keepdims=True), x)  # type: ignore[no-any-return]
+    single = once(rounded(jnp.where(largest < math.inf, sums, largest), x.dtype))
+    return graft(single, functools.partial(jnp.sum, axis=axis, keepdims=True), x)  # type: ignore[no-any-return]
 
 
 def axis_max(axis: int, x: Array) -> Array:
@@ -101,15 +101,9 @@ def _grids(largest: Array, count: float) -> tuple[Array, Array]:
 
 
 def _slices(axis: int, x: Array) -> tuple[Array, Array]:
-    wide = lax.convert_element_type(x, FLOAT64)
-    largest = jnp.max(lax.abs(wide), axis, keepdims=True, initial=0.0)  # a NaN makes its row NaN without it
-    coarse, fine = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
-    high = _on_grid(wide, coarse)
-    return high, _on_grid(lax.sub(wide, high), fine)
-
-
-def _on_grid(x: Array, grid: Array) -> Array:
-    return lax.sub(lax.add(x, grid), grid)
+    largest = lax.convert_element_type(_largest_size(axis, x), FLOAT64)
+    grids = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
+    return on_grids(*grids, lax.convert_element_type(x, FLOAT64))
 
 
 def matmul(x: Array, y: Array) -> Array:

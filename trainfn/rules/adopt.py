@@ -37,6 +37,7 @@ def adopt(
     c = g / maximum(sqrt(state.v), eps)
     if use_clipping:
         c = clip(c, -(step**0.25), step**0.25)
-    m = where(step > 0, b1 * state.m + (1 - b1) * c, 0.0)
-    u = where(step > 0, b1 * m + (1 - b1) * c, 0.0) if nesterov else m
+    c = where(step > 0, c, 0.0)
+    m = b1 * state.m + (1 - b1) * c
+    u = b1 * m + (1 - b1) * c if nesterov else m
     return -lr * u, Moments(m, v)
