@@ -10,7 +10,7 @@ each other among ours is still one program.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,9 +22,9 @@ from trainfn.policies import Policy
 from trainfn.rule import Partition, Rule, names_in
 from trainfn.trace import Leaf
 from trainfn_jax import trees
-from trainfn_jax.layout import Around, Empty, Flat, Part, several
+from trainfn_jax.layout import Around, Empty, Flat, Layout, Part, several
 from trainfn_jax.masks import by_leaf
-from trainfn_jax.transform import Transformation, combined, found
+from trainfn_jax.transform import Options, Transformation, combined, found
 
 _NOTHING = Rule(())  # hands on what it is given
 
@@ -36,8 +36,16 @@ def chain(*args: Any) -> optax.GradientTransformationExtraArgs:
     gradient's dtype, as optax does in 16 bits.  They have one count of updates, which stands in each of their states
     that has one: of counts that differ, as after editing one, the first is taken.  A link that skips updates, or
     counts some only, does so for those beside it, as in `trainfn.chain`.
+
+    Transformations that `transform` was asked for with other options than the rest (`state_dtype`, `axis_name`,
+    `rename`) are another program; links that remember nothing take on those of their neighbours.
     """
-    groups = [list(group) for _, group in itertools.groupby(args, _kind)]
+    groups: list[list[Any]] = []
+    for tx in args:
+        if groups and _are_one([*groups[-1], tx]):
+            groups[-1].append(tx)
+        else:
+            groups.append([tx])
     joined = [_joined(group) for group in groups]
     if len(joined) == 1:
         return joined[0]
@@ -57,17 +65,31 @@ def chain(*args: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _kind(tx: Any) -> Any:
-    """Neighbours of one kind are one program, or one chain of optax."""
-    own = found(tx)
-    return None if own is None else own.options
+def _are_one(txs: Sequence[Any]) -> bool:
+    """Whether transformations can be one program, or one chain of optax."""
+    own = [x for x in map(found, txs) if x is not None]
+    return not own or (len(own) == len(txs) and len({x.options for x in own if not _adapts(x)}) <= 1)
+
+
+def _adapts(own: Transformation) -> bool:
+    """Whether a transformation means the same with any options."""
+    return own.options == Options() and own.layout == Empty() and own.rule_of is None
+
+
+def _options(own: Sequence[Transformation]) -> Options:
+    """Of transformations that can be one program."""
+    return next((x.options for x in own if not _adapts(x)), Options())
 
 
 def _joined(txs: list[Any]) -> optax.GradientTransformationExtraArgs:
     own = [x for x in map(found, txs) if x is not None]
     if not own:
         return optax.chain(*txs)
-    return combined(trainfn.chain, own, lambda rule: several(rule, [(x.rule, x.layout) for x in own])).for_optax
+
+    def layout(rule: Rule) -> Layout:
+        return several(rule, [(x.rule, x.layout) for x in own])
+
+    return combined(trainfn.chain, own, layout, _options(own)).for_optax
 
 
 # -- parts of the model ------------------------------------------------------------------------------------------------
@@ -100,7 +122,7 @@ def partition(
     reductions over the model are over the leaves that have the rule.  Otherwise it is optax's own.
     """
     own = [x for x in map(found, transforms.values()) if x is not None]
-    if not own or len(own) < len(transforms) or len({x.options for x in own}) > 1:
+    if not own or not _are_one(list(transforms.values())):
         return optax.partition(transforms, param_labels, mask_compatible_extra_args=mask_compatible_extra_args)
     made = _partition(list(transforms), own, param_labels, "tree of labels")
     return Transformation(made.rule, Flat(made.rule), made.options, made.rule_of, made.start_of).for_optax
@@ -111,7 +133,7 @@ multi_transform = partition
 
 def _partition(labels: list[Any], own: list[Transformation], marks: Any, what: str) -> Transformation:
     """Of transformations with these labels; its layout is that of the first."""
-    options = own[0].options
+    options = _options(own)
 
     def rule_of(tree: Any, rules: tuple[Rule, ...]) -> Rule:
         chosen = by_leaf(what, marks, tree) if trees.names(tree) else {}  # optax calls init with a placeholder

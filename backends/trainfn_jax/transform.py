@@ -69,12 +69,13 @@ def transform(
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
     if state_dtype is not None and np.dtype(state_dtype) not in _SMALL:
         raise TypeError(f"state_dtype = {state_dtype!r} must be float32, bfloat16, float16, or None.")
-    return transformed(rule, Flat, Options(axis_name, rename, state_dtype)).for_optax
+    kept = None if state_dtype is None else np.dtype(state_dtype)
+    return transformed(rule, Flat, Options(axis_name, rename, kept)).for_optax
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `transform` takes beside the rule.  Only transformations with equal ones can be one program."""
+    """What `transform` takes beside the rule."""
 
     axis_name: AxisName | None = None
     rename: Rename = str
@@ -126,9 +127,9 @@ def transformed(rule: Rule, layout: Callable[[Rule], Layout], options: Options =
 
 
 def combined(
-    make: Callable[..., Rule], parts: Sequence[Transformation], layout: Callable[[Rule], Layout]
+    make: Callable[..., Rule], parts: Sequence[Transformation], layout: Callable[[Rule], Layout], options: Options
 ) -> Transformation:
-    """The transformation of the rule that `make` makes of those of several, which have the same options."""
+    """The transformation of the rule that `make` makes of those of several."""
     rule = make(*(part.rule for part in parts))
 
     def rule_of(updates: Any) -> Rule:
@@ -140,7 +141,7 @@ def combined(
     return Transformation(
         rule,
         layout(rule),
-        parts[0].options,
+        options,
         rule_of if any(part.rule_of for part in parts) else None,
         start_of if any(part.start_of for part in parts) else None,
     )

@@ -20,7 +20,7 @@ from trainfn.schedules.schedule import Schedule
 from trainfn_jax import schedules
 from trainfn_jax.combining import chain, identity
 from trainfn_jax.hyperparameters import OptaxSchedule
-from trainfn_jax.layout import COUNT, around
+from trainfn_jax.layout import COUNT, Layout, around
 from trainfn_jax.links import add_decayed_weights, scale_by_learning_rate, scale_by_rms
 from trainfn_jax.optimizers import as_hyperparameter, sgd
 from trainfn_jax.transform import Transformation, combined, eval_params, found
@@ -277,7 +277,11 @@ def _wrapped(
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation of the rule that `make` makes of the one inside, with a state of this class."""
     own = _own(name, inner)
-    return combined(make, [own], lambda whole: around(whole, (own.rule, own.layout), *state, constants or {})).for_optax
+
+    def layout(whole: Rule) -> Layout:
+        return around(whole, (own.rule, own.layout), *state, constants or {})
+
+    return combined(make, [own], layout, own.options).for_optax
 
 
 def _own(name: str, inner: Any) -> Transformation:

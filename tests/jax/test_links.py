@@ -188,6 +188,9 @@ def test_what_is_ours_is_one_program(passes: Any) -> None:
     assert passes(trainfn_jax.chain(clip, adam, optax.zero_nans(), rate)) == 2
     other = trainfn_jax.transform(tf.sgd(momentum=0.9), state_dtype=jnp.bfloat16)
     assert passes(trainfn_jax.chain(clip, adam, other)) == 2
+    low = trainfn_jax.chain(clip, other, clip)  # which takes on the other's options
+    assert passes(low) == 1
+    assert low.init(model(1))[1].trace["w"].dtype == jnp.bfloat16
 
 
 def test_foreign_transformations_stand_where_they_are() -> None:
@@ -257,6 +260,8 @@ def test_partition(passes: Any) -> None:
     assert state.mu["b"] is None
     assert int(state.count) == 4
     assert passes(by_labels(trainfn_jax)) == 1
+    low = trainfn_jax.transform(tf.sgd(momentum=0.9), state_dtype="bfloat16")
+    assert passes(trainfn_jax.selective_transform(low, freeze_mask=MASK)) == 1
     foreign = trainfn_jax.partition({"adam": trainfn_jax.adam(0.1), "sgd": optax.sgd(0.1)}, lambda tree: LABELS)
     assert isinstance(foreign.init(model(1)), optax.PartitionState)
 

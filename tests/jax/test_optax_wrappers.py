@@ -205,6 +205,23 @@ def test_what_is_not_ours_is_refused() -> None:
             make()
 
 
+def test_states_cross_from_optax() -> None:
+    """What optax's moments were, ours are, in a chain inside of a wrapper, and the other way round."""
+
+    def tx(library: Any) -> Any:
+        links = (library.clip_by_global_norm(0.5), library.scale_by_adam(), library.scale_by_learning_rate(halving))
+        return library.MultiSteps(library.chain(*links), 2)
+
+    params, rule = model(1), tf.adam()
+    for here, there in ((optax, trainfn_jax), (trainfn_jax, optax)):
+        _, state = run(tx(here), gradients(4, np.float32), np.float32)
+        snapshot = trainfn_jax.convert.snapshot(state, rule, params)
+        assert snapshot.updates == 2
+        crossed = trainfn_jax.convert.filled(tx(there).init(params), snapshot, params)
+        assert_same_bits(crossed.inner_opt_state[1].nu, state.inner_opt_state[1].nu)
+        assert int(crossed.inner_opt_state[2].count) == int(crossed.gradient_step) == 2
+
+
 # -- what is evaluated -------------------------------------------------------------------------------------------------
 
 
