@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trainfn as tf
 import trainfn_jax
@@ -38,6 +40,7 @@ from trainfn.verbs import (
     reshape,
     transpose,
     when,
+    where,
 )
 
 # How far one LAPACK's decompositions are from another's, element by element, up to 300 rows; docs/contract.md says it.
@@ -476,6 +479,54 @@ def test_a_branch_lets_go_of_what_it_has_read(monkeypatch: pytest.MonkeyPatch) -
     finally:
         gc.enable()
     assert (len(made), most) == (7, 2)
+
+
+@st.composite
+def _branching(draw: st.DrawFn) -> tuple[Callable[[Any], tf.Rule], float]:
+    """A rule of products, sums, norms and decisions drawn at random, made with `when` or `where`; and a step."""
+    index = st.integers(0, 7)
+    kinds = st.sampled_from(["product", "sum", "norm", "decide", "decide", "decide"])
+    drawn = draw(st.lists(st.tuples(kinds, index, index, index), min_size=4, max_size=14))
+    kept = draw(st.tuples(index, index, index))
+
+    def make(decide: Any) -> tf.Rule:
+        def branching(step: Any, state: Any, g: Any, p: Any) -> Any:
+            arrays, flags = [matmul(g, p), state.x, p, g], [step > 0, step < 2, leaf_norm(g) > 1]
+            for kind, i, j, k in drawn:
+                x, y = arrays[-1 - i % len(arrays)], arrays[-1 - j % len(arrays)]
+                if kind == "norm":
+                    flags.append(leaf_norm(x) > leaf_norm(y))
+                elif kind == "decide":
+                    arrays.append(decide(flags[-1 - k % len(flags)], x, y))
+                else:
+                    arrays.append(matmul(0.1 * x, y) if kind == "product" else x - 0.5 * y)
+            update, *states = (arrays[-1 - i % len(arrays)] for i in kept)
+            return update, Kept(*states)
+
+        branching.__annotations__["state"] = Kept
+        return tf.rule(branching)()
+
+    return make, float(draw(st.integers(0, 2)))
+
+
+@given(drawn=_branching())
+def test_any_decisions_are_those_of_where_and_leave_nothing_behind(drawn: Any) -> None:
+    make, step = drawn
+    outputs = []
+    for decide in (when, where):
+        call = _call(make(decide), step)
+        with np.errstate(all="ignore"):
+            outputs += run([call], reference.TABLE)
+        nodes, kept = call.program.nodes, set(call.program.output.values())
+        read = {a for node in nodes for a in node.args}
+        assert {i for i, x in enumerate(call.values) if isinstance(x, np.ndarray) and i in read} <= kept
+    assert_same_bits(outputs[1], outputs[0])
+
+
+def test_an_update_that_waits_may_be_added_unrounded() -> None:
+    program = tf.accumulate(tf.round_once(tf.muon(steps=1)), k=2).program(tf.Leaf("w", (3, 4)))
+    assert program.is_rounded_once
+    assert any(node.op == "when" for node in program.nodes)
 
 
 # -- wrappers compute what is due, too ---------------------------------------------------------------------------------

@@ -170,7 +170,6 @@ ROWS: tuple[Row, ...] = (
         lr=1e-2,
         eps=1e-3,
         every=1.0,
-        max_size=100,
         precision="highest",
         peer=Namesake(
             "Shampoo",
@@ -186,7 +185,7 @@ ROWS: tuple[Row, ...] = (
         hyper={"lr": 1e-2},
         descent={"lr": 0.1},
     ),
-    row(tf.soap, lr=1e-2, every=2.0, weight_decay=0.1, max_size=100),
+    row(tf.soap, lr=1e-2, every=2.0, weight_decay=0.1),
     row(
         tf.soap,
         "soap_in_its_first_bases",

@@ -87,7 +87,7 @@ def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
         f"`{row.name}`",
         "; ".join(dict.fromkeys(c for link in rule.all_links if (c := citation(link.definition)) != "-")) or "-",
         ", ".join(_namesakes(row)) or "-",
-        class_of(program),
+        "bounded" if row.is_bounded else class_of(program),
         f"{state_bytes(rule):.3g}",
         ", ".join(map(_number, (ours, theirs) if theirs else (ours,))),
         ", ".join(map(_number, moved.get("jax", [None]))),
