@@ -102,8 +102,8 @@ def _grids(largest: Array, count: float) -> tuple[Array, Array]:
 
 def _slices(axis: int, x: Array) -> tuple[Array, Array]:
     largest = lax.convert_element_type(_largest_size(axis, x), FLOAT64)
-    grids = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
-    return on_grids(*grids, lax.convert_element_type(x, FLOAT64))
+    coarse, fine = (jnp.broadcast_to(largest * np.float64(factor), x.shape) for factor in slices(x.shape[axis]))
+    return on_grids(coarse, fine, lax.convert_element_type(x, FLOAT64))
 
 
 def matmul(x: Array, y: Array) -> Array:
