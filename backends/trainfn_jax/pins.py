@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from trainfn.program import WHOLE, Node, Program
+from trainfn.program import WHOLE, Node, Program, Sort
 from trainfn.trace import Graph, Value
 
 # Operations that round an array, and those that hand on its bits or may, through which contraction looks.
@@ -34,18 +34,37 @@ def with_pins(program: Program) -> Program:
     graph = Graph()
     values: list[Value] = []
 
-    def guarded(kind: str | None, index: int) -> int:
+    def guarded(kind: str | None, index: int) -> Value:
         value = values[index]
-        return graph.emit(kind, (value.index,), value.sort).index if kind else value.index
+        return graph.emit(kind, (value.index,), value.sort) if kind else value
 
     for node in program.nodes:
-        args = tuple(guarded(kind, a) for a, kind in zip(node.args, _guards(program, node), strict=True))
+        args = tuple(guarded(kind, a).index for a, kind in zip(node.args, _guards(program, node), strict=True))
         values.append(graph.emit(node.op, args, node.sort, node.static))
     outputs = {}
     for name, index in program.outputs:
-        kind = _leaving(program.nodes[index])
-        outputs[name] = values[index] if kind is None else graph.emit(kind, (values[index].index,), values[index].sort)
+        leaving = guarded(_leaving(name, program.nodes[index]), index)
+        old = _overwritten(program, name, index)
+        outputs[name] = (
+            leaving if old is None else graph.emit("beside", (leaving.index, values[old].index), leaving.sort)
+        )
     return graph.program(outputs)
+
+
+def _overwritten(program: Program, name: str, index: int) -> int | None:
+    """The array whose memory an output takes, if other outputs alone are computed from it.
+
+    XLA does not know that those come first: it would keep the output apart, a copy of the array beside it, and copy
+    the output over it in the end.
+    """
+    nodes = program.nodes
+    old = next((i for i, n in enumerate(nodes) if n.op == "input" and n.sort is Sort.ARRAY and n.static == name), None)
+    behind, stack = {index}, [index]
+    while stack:
+        new = [a for a in nodes[stack.pop()].args if a not in behind]
+        behind.update(new)
+        stack += new
+    return None if old in behind else old
 
 
 def _guards(program: Program, node: Node) -> Iterator[str | None]:
@@ -67,7 +86,9 @@ def _moved(argument: Node) -> str | None:
     return "pin" if argument.op in _ROUNDED_LATE and argument.sort.is_elementwise else None
 
 
-def _leaving(output: Node) -> str | None:
+def _leaving(name: str, output: Node) -> str | None:
+    if output.op == "input" and output.static == name:
+        return None  # state that stays as it is, and need not be written
     is_computed = output.op in _ARITHMETIC | _MOVES and output.sort.is_elementwise
     return _moved(output) or ("held" if is_computed else None)
 

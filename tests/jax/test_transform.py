@@ -435,6 +435,18 @@ def test_init_needs_shapes_only_and_never_aliases() -> None:
     jax.jit(lambda p, s: (p, s), donate_argnums=(0, 1))(params, state)  # refuses buffers that occur twice
 
 
+@pytest.mark.parametrize(
+    ("rule", "copies"), [(tf.optimistic_gradient_descent(), 1), (tf.madgrad(), 0), (tf.prodigy(), 0)], ids=str
+)
+def test_state_is_updated_in_its_own_memory(rule: Any, copies: int) -> None:
+    """What another output reads before is copied once; what stays as it is, and what reductions read, is not."""
+    tx, size = trainfn_jax.transform(rule), 1 << 16
+    params = {"w": jnp.ones(size)}
+    step = jax.jit(partial(one_step, tx), donate_argnums=(0, 1))
+    temporary = step.lower(params, tx.init(params), params).compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 4 * size * (copies + 0.1)
+
+
 def test_leaves_that_take_no_part() -> None:
     tx = trainfn_jax.transform(tf.adamw(lr=0.1))
     params = {"a": jnp.ones(3), "none": None, "masked": optax.MaskedNode(), "frozen": jnp.ones(2)}
