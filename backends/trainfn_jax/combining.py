@@ -2,8 +2,8 @@
 
     tx = trainfn_jax.chain(trainfn_jax.clip_by_global_norm(1.0), trainfn_jax.adamw(1e-3))
 
-is the rule `trainfn.chain(clip_by_global_norm(1.0), adamw(...))`, with its bits: nothing is rounded between the links, and
-one of them can skip the update of all.  Its state is `optax.chain`'s of the same links.  Transformations of other
+is the rule `trainfn.chain(clip_by_global_norm(1.0), adamw(...))`, with its bits: nothing is rounded between the links,
+and one of them can skip the update of all.  Its state is `optax.chain`'s of the same links.  Transformations of other
 libraries may stand between; what is next to each other among ours is still one program.
 """
 
