@@ -2,9 +2,9 @@
 
     tx = trainfn_jax.chain(trainfn_jax.clip_by_global_norm(1.0), trainfn_jax.adamw(1e-3))
 
-clips and updates in the passes over memory that the joined rule needs, where `optax.chain` takes those of each link.
-Its state is `optax.chain`'s of the same links.  Transformations of other libraries may stand between; what is next to
-each other among ours is still one program.
+is the rule `trainfn.chain(clip_by_global_norm(1.0), adamw(...))`, with its bits: nothing is rounded between the links,
+and one of them can skip the update of all.  Its state is `optax.chain`'s of the same links.  Transformations of other
+libraries may stand between; what is next to each other among ours is still one program.
 """
 
 from __future__ import annotations
