@@ -219,8 +219,10 @@ class Program:
         open_: dict[int, list[int]] = {}
         together: list[list[int]] = []
         for i in self._whens:
-            flag, some = self.nodes[i].args[0], open_.get(self.nodes[i].args[0])
-            if some is None or self.levels[some[0]] != self.levels[i] or min(min(self._readers[m]) for m in some) <= i:
+            flag = self.nodes[i].args[0]
+            some = open_.get(flag, [])
+            is_read = any(reader <= i for m in some for reader in self._readers[m])
+            if not some or is_read or self.levels[some[0]] != self.levels[i]:
                 some = open_[flag] = []
                 together.append(some)
             some.append(i)

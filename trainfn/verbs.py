@@ -115,7 +115,10 @@ def when(condition: Flag, x: Array, y: Array) -> Any:
     Left out are arrays; reductions to Scalars, and what they are of, are computed all the same.
     """
     graph = _expect_array("when", x).graph
-    chosen = [trace.lift(graph, "when", v).index for v in (expect_flag("when", condition), x, _expect_array("when", y))]
+    chosen = [
+        trace.lift(graph, "when", v).index
+        for v in (expect_flag("when", condition, of="leaf"), x, _expect_array("when", y))
+    ]
     one, other = (graph.shapes[i] for i in chosen[1:])
     if one != other:
         raise TraceError(f"when chooses between arrays of one shape, not of {one} and {other}.")
@@ -431,11 +434,11 @@ def _expect_matrix(verb: str, x: Any) -> None:
         raise TraceError(f"{verb} takes matrices, and {x!r} has {x.ndim} axes: branch on g.ndim.")
 
 
-def expect_flag(verb: str, condition: Any) -> Flag:
+def expect_flag(verb: str, condition: Any, of: str = "model") -> Flag:
     if isinstance(condition, Flag):
         return condition
     raise TraceError(
-        f"{verb} needs one condition for all elements and was given {condition!r}: reduce it first, as in "
+        f"{verb} needs one condition for the whole {of} and was given {condition!r}: reduce it first, as in "
         "global_max(abs(g)) < inf."
     )
 

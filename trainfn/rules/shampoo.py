@@ -95,6 +95,7 @@ def grafted_shampoo(
         p <- p - |u| d / |d|           u the inner rule's update, d = (L + eps)^(-1/4) g (R + eps)^(-1/4)
 
     Anil et al., arXiv:2002.09018v2, section 4.4, around adagrad(), adam() or sgd().  The rest is said at `shampoo`.
+    Inside of `accumulate` roots that are due are made in each of its calls, because |d| is asked for in all of them.
     """
     u = inner(g)
     d, state = _direction(step, state, g, b2, eps, every, max_size, precision)
