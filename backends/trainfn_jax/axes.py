@@ -1,6 +1,7 @@
 """Sums and maxima along one axis, matrix products and transposition: operations on whole arrays.
 
-The sums are exact like those over leaves (`trainfn_jax.reductions`), with grids for each slice.
+The sums are exact like those over leaves, with grids for each slice, and as there found as whole numbers
+(`trainfn_jax.reductions`).
 """
 
 from __future__ import annotations

@@ -436,7 +436,9 @@ def test_init_needs_shapes_only_and_never_aliases() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "copies"), [(tf.optimistic_gradient_descent(), 1), (tf.madgrad(), 0), (tf.prodigy(), 0)], ids=str
+    ("rule", "copies"),
+    [(tf.optimistic_gradient_descent(), 1), (tf.madgrad(), 0), (tf.prodigy(), 0)],
+    ids=["overwritten", "kept", "reduced"],
 )
 def test_state_is_updated_in_its_own_memory(rule: Any, copies: int) -> None:
     """What another output reads before is copied once; what stays as it is, and what reductions read, is not."""
