@@ -71,6 +71,19 @@ def test_shampoo(b2: float | None, every: int, max_size: int) -> None:
     _assert_path(rule, params, grads, paths)
 
 
+@pytest.mark.parametrize("rule", [tf.shampoo(), tf.grafted_shampoo(tf.sgd(lr=0.05))])
+def test_gradients_of_low_rank_do_not_throw_it_far(rule: tf.Rule) -> None:
+    """By default, each gradient in other directions than those before it."""
+    w = np.zeros((8, 12), np.float32)
+    target = numbers(1, w.shape)
+    state = reference.init(rule, {"w": w})
+    for n in range(6):
+        x = numbers(2 + n, (12, 2))
+        updates, state = reference.update(rule, state, {"w": (w - target) @ x @ x.T}, {"w": w})
+        w = w + updates["w"]
+    assert np.linalg.norm(w - target) <= np.linalg.norm(target)
+
+
 def test_grafted_steps_have_shampoos_direction_and_the_others_length() -> None:
     params, grads = _inputs(5)
     options: Any = {"eps": 1e-3, "every": 2}

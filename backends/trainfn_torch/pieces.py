@@ -83,10 +83,9 @@ def _along(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def _over_all(op: str, *operands: Any) -> Any:
-    arrays = [x.contiguous() for x in operands if isinstance(x, torch.Tensor)]
-    if len({x.shape for x in arrays}) > 1:
-        return float(single.REDUCTIONS[op](*operands))
-    return over_all(op, [x for x in operands if not isinstance(x, torch.Tensor)], *arrays)
+    arrays = torch.broadcast_tensors(*(x for x in operands if isinstance(x, torch.Tensor)))
+    numbers = [x for x in operands if not isinstance(x, torch.Tensor)]
+    return over_all(op, numbers, *(x.contiguous() for x in arrays))
 
 
 _OPERATIONS: Mapping[str, Callable[..., Any]] = {

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 import trainfn as tf
 import trainfn_torch
 from tests.bits import assert_same_bits
+from tests.executions import run_reference, run_torch
 from tests.inputs import numbers, with_specials
 from trainfn import reference
 from trainfn.lowering import lower
+from trainfn.verbs import axis_max, full_like, leaf_dot, zeros_like
 from trainfn_torch import executions, pieces, single
 from trainfn_torch.kernels import compiler
 from trainfn_torch.kernels.pieces import Walk, along_axis, matmul, over_all
@@ -159,6 +161,24 @@ def test_over_all(size: int, special: bool) -> None:
                 expected = of_numpy[op](*some, *map(reference.load, arrays))
             actual = over_all(op, some, *(torch.tensor(a) for a in arrays))
             assert actual == expected or (math.isnan(actual) and math.isnan(expected)), (op, len(arrays))
+
+
+@tf.rule
+def _of_a_row(g: Any) -> Any:
+    """A product of arrays of two shapes, summed, in a size that shows what was flushed."""
+    return full_like(g, leaf_dot(g, axis_max(zeros_like(g) + 1.0, -1)) * 1e38)
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-37])
+def test_sums_of_products_that_are_broadcast(size: float) -> None:
+    """Inputs are read as they are stored: subnormal numbers among them count as zero all the same."""
+    params, grads = {"w": np.ones((3, 4), np.float32)}, [{"w": np.full((3, 4), size, np.float32)}]
+    for expected, actual in zip(*(run(_of_a_row(), params, grads) for run in (run_reference, _in_pieces)), strict=True):
+        assert_same_bits(expected, actual)
+
+
+def _in_pieces(rule: tf.Rule, params: Any, grads: Any) -> Any:
+    return run_torch("fused", rule, params, grads)
 
 
 @pytest.mark.parametrize("special", [False, True])

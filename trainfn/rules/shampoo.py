@@ -54,7 +54,7 @@ def shampoo(
     lr: Any = 1e-2,
     b2: Any = None,
     eps: Any = 1e-6,
-    every: Any = 10.0,
+    every: Any = 1.0,
     max_size: Static[int] = 2048,
     precision: Static[str] = "high",
 ) -> Any:
@@ -64,8 +64,9 @@ def shampoo(
         p <- p - lr (L + eps)^(-1/4) g (R + eps)^(-1/4)
 
     With b2 L and R are running means, b2 L + (1 - b2) g g^T.  Their roots are made anew in the first update and every
-    `every` updates from it on, and kept in between.  A leaf of more than two axes is the matrix that its other axes
-    make of the first.
+    `every` updates from it on, and kept in between.  Roots that are kept multiply what is in no direction of the
+    gradients they were made of by eps^(-1/2), a thousand: with every > 1 choose eps as large as eigenvalues are, or
+    graft.  A leaf of more than two axes is the matrix that its other axes make of the first.
 
     A side longer than max_size is left alone.  With one side left, as vectors have it, the exponent is -1/2, as in
     the paper's Algorithm 2 for tensors of one axis; with none the update is -lr g.
