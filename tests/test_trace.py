@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import trainfn as tf
+from tests.executions import run_reference
 from trainfn import Leaf, TraceError, verbs
 from trainfn.lowering import PRIMITIVES, lower
 from trainfn.verbs import global_max, global_sum, leaf_sum, where
@@ -235,6 +236,19 @@ def test_numpy_scalars_mix_with_traced_values() -> None:
     )
     assert _program(lambda step, g, p, lr: np.array(2.0) * g) == _program(lambda step, g, p, lr: 2.0 * g)
     assert _program(lambda step, g, p, lr: np.float64(2.0) * g) == _program(lambda step, g, p, lr: 2.0 * g)
+
+
+def test_programs_that_differ_in_the_sign_of_a_zero_are_told_apart() -> None:
+    """One is not run for the other, which a cache had before."""
+
+    @tf.rule
+    def zeros(g: Any, *, negative: tf.Static[bool]) -> Any:
+        return where(g > 1e30, g, -0.0 if negative else 0.0)
+
+    params, grads = {"w": np.float32([-0.0])}, [{"w": np.float32([1.0])}]
+    for negative in (False, True):
+        (after,) = run_reference(zeros(negative=negative), params, grads)
+        assert np.signbit(after["w/p"]) == negative
 
 
 def test_lowered_programs_use_primitives_only() -> None:

@@ -12,6 +12,7 @@ boolean.  A SCALAR enters array arithmetic through a `meet` node, which rounds i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -148,12 +149,28 @@ class Program:
     outputs: tuple[tuple[str, int], ...]
     labels: Mapping[int, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both compute the same: 0.0 and -0.0, which are equal, are other constants."""
+        if not isinstance(other, Program):
+            return NotImplemented
+        return self is other or (hash(self) == hash(other) and self._identity == other._identity)
+
     def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def _hash(self) -> int:  # once: programs are the keys of every cache, and have hundreds of nodes
-        return hash((self.nodes, self.outputs))
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Hashable, ...]:
+        return self.nodes, self.outputs, self._negative
+
+    @cached_property
+    def _negative(self) -> tuple[int, ...]:
+        """The constants with a sign."""
+        constants = (i for i, node in enumerate(self.nodes) if node.op == "const")
+        return tuple(i for i in constants if math.copysign(1.0, self.nodes[i].static) < 0)  # type: ignore[arg-type]
 
     @cached_property
     def output(self) -> dict[str, int]:
