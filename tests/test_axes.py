@@ -17,7 +17,7 @@ from tests.bits import assert_same_bits
 from tests.executions import EXECUTIONS, run_reference
 from tests.inputs import numbers, with_specials
 from trainfn import Array, reference
-from trainfn.verbs import axis_max, axis_sum, full_like, matmul, reshape, transpose, zeros_like
+from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, leaf_norm, matmul, reshape, transpose, zeros_like
 
 SHAPES = {"matrix": (40, 33), "cube": (3, 4, 5), "empty": (0, 4), "row": (1, 7)}
 
@@ -143,6 +143,20 @@ def test_a_program_serves_all_leaves_of_a_rank() -> None:
     assert tf.adamw().state_shapes(tf.Leaf("a", (3, 4))) == {}
 
 
+def test_a_program_serves_no_leaf_whose_arrays_do_not_fit() -> None:
+    """Though one of the same rank has it."""
+
+    @tf.rule
+    def symmetric(g: Any) -> Any:
+        return g + transpose(g)
+
+    made = symmetric()
+    assert made.program(tf.Leaf("a", (3, 3))) is made.program(tf.Leaf("b", (4, 4)))
+    for shape, message in (((2, 3), "do not fit together"), ((1, 3), r"the update has shape \(3, 3\)")):
+        with pytest.raises(tf.TraceError, match=message):
+            made.program(tf.Leaf("c", shape))
+
+
 def test_torch_saves_loads_and_checks_such_states() -> None:
     def trained(steps: int) -> Any:
         p = torch.nn.Parameter(torch.from_numpy(numbers(1, (4, 3))))
@@ -208,6 +222,8 @@ class Kept(NamedTuple):
         (lambda g: g @ g, r"write matmul\(x, y\)"),
         (lambda g: g.T, r"Write transpose\(x\)"),
         (lambda g: full_like(axis_sum(g, 0), 1.0), "makes arrays of the leaf's shape"),
+        (lambda g: g * leaf_norm(matmul(g, transpose(g))), r"leaf_norm sums no more .* was given \(4, 4\)"),
+        (lambda g: g * leaf_dot(g, transpose(g)), r"leaf_dot: arrays of shapes \(4, 3\) and \(3, 4\) do not fit"),
     ],
 )
 def test_bad_formulas(function: Any, message: str) -> None:

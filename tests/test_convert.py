@@ -602,6 +602,24 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch
     _assert_same(Snapshot.load(path, tf.lion()), _small().at(7))
 
 
+def test_a_file_behind_a_link_is_replaced_and_stays_as_private_as_it_was(tmp_path: Path) -> None:
+    path, link = tmp_path / "state.npz", tmp_path / "latest.npz"
+    path.touch()
+    path.chmod(0o600)
+    link.symlink_to(path.name)
+    _small().save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    _assert_same(Snapshot.load(path, tf.lion()), _small())
+
+
+def test_counts_may_be_numpys(tmp_path: Path) -> None:
+    count, leaf = np.int64(3), LeafState(np.int64(3), (2,), {"m": np.zeros(2, np.float32)})
+    snapshot = Snapshot(tf.lion(), count, {"w": leaf}, {})
+    snapshot.save(tmp_path / "state")
+    assert Snapshot.load(tmp_path / "state", tf.lion()).leaves["w"].step == 3
+
+
 def test_what_is_no_file_of_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     _small().save(path)

@@ -181,10 +181,10 @@ class Snapshot:
         header = {
             "version": _VERSION,
             "rule": _spell(_keepers(self.rule)),
-            "updates": self.updates,
+            "updates": _plain(self.updates),
             "model": {name: next(place) for name in self.model},
             "leaves": {
-                name: {"step": leaf.step, "shape": leaf.shape, "values": {k: next(place) for k in leaf.values}}
+                name: {"step": _plain(leaf.step), "shape": leaf.shape, "values": {k: next(place) for k in leaf.values}}
                 for name, leaf in self.leaves.items()
             },
             "arrays": len(arrays),
@@ -263,6 +263,11 @@ def _shapes(rule: Rule, name: str, shape: tuple[int, ...]) -> dict[str, tuple[in
 def _check_count(what: str, count: int | None) -> None:
     if count is not None and not _is_count(count):
         raise ValueError(f"{what}: {count!r} is no count of updates, which is a whole number from 0 on.")
+
+
+def _plain(count: int | None) -> int | None:
+    """A count as JSON spells it, which does not know numpy's whole numbers."""
+    return None if count is None else int(count)
 
 
 def _is_count(x: Any) -> bool:

@@ -107,10 +107,11 @@ def shape_of(
         if inner != same or batch != other:
             raise ValueError(f"matrices of shapes {args[0]} and {args[1]} cannot be multiplied")
         return (*batch, rows, columns)
-    return _broadcast(args)
+    return broadcast(args)
 
 
-def _broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def broadcast(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The shape that arrays of these make together, by numpy's rules; raises if they do not fit."""
     sizes = []
     for at in zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1):
         several = {n for n in at if n != 1}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
-from trainfn.program import Node, Program, Sort, shape_of
+from trainfn.program import WHOLE, Node, Program, Sort, shape_of
 
 T = TypeVar("T")
 Static: TypeAlias = Annotated[T, "static"]  # an option that chooses the program
@@ -117,6 +117,8 @@ class Graph:
         if index is None:
             if self.leaf is not None:
                 self.shapes.append(self._shape(node))
+                if op in WHOLE:  # which fit together, or not, by what the leaf's shape is
+                    self.ask("shape")
             index = self._index[key] = len(self.nodes)
             self.nodes.append(node)
         if self.watch is not None:

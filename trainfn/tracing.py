@@ -86,12 +86,14 @@ class _Traced:
 class Traces:
     """The programs of one rule: traced once for all leaves that do not differ in anything the rule asked about.
 
-    A thousand layers whose names no rule looks at are one program.
+    A thousand layers whose names no rule looks at are one program.  What works along axes is traced for each shape, for
+    not all may fit, and is one program where it comes to the same.
     """
 
     def __init__(self, structures: tuple[Structure | Choice, ...]) -> None:
         self._structures = structures
         self._known: dict[tuple[Any, ...], dict[tuple[Any, ...] | None, _Traced]] = {}
+        self._programs: dict[Program, Program] = {}
 
     def of(self, leaf: Leaf) -> _Traced:
         for asked, programs in list(self._known.items()):
@@ -108,6 +110,7 @@ class Traces:
         evaluated = _trace_evaluated(self._structures, other)
         if initial.is_random or evaluated.is_random:
             raise TraceError("random numbers are drawn by updates: a state begins, and is evaluated, without chance.")
+        update, start, evaluated = (self._programs.setdefault(x, x) for x in (update, start, evaluated))
         traced = _Traced(update, start, evaluated, graph.facts | init.facts | other.facts)
         self._known.setdefault(tuple(traced.facts), {})[tuple(traced.facts.values())] = traced
         return traced

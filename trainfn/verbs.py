@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainfn import trace
-from trainfn.program import COSTLY, GLOBAL, Sort
+from trainfn.program import COSTLY, GLOBAL, Sort, broadcast
 from trainfn.trace import Array, Flag, Operand, TraceError, Value
 
 __all__ = [
@@ -382,6 +382,8 @@ def _reduce(verb: str, *arrays: Any) -> Any:
     scope, _, op = verb.partition("_")
     graph = _expect_array(verb, arrays[0]).graph
     indices = tuple(trace.lift(graph, verb, _expect_array(verb, x)).index for x in arrays)
+    if op != "max":
+        _expect_no_more_than_leaf(verb, graph, indices)
     return graph.emit("max" if op == "max" else "sum", indices, Sort.SCALAR, scope + graph.some * (scope == GLOBAL))
 
 
@@ -391,6 +393,21 @@ def _full(verb: str, x: Any, value: Any) -> Array:
     if not isinstance(number, trace.Scalar):
         raise TraceError(f"{verb} takes a number to put everywhere, not {number!r}.")
     return graph.emit("fill", (number.index,), Sort.ARRAY)  # type: ignore[return-value]
+
+
+def _expect_no_more_than_leaf(verb: str, graph: trace.Graph, indices: tuple[int, ...]) -> None:
+    """Sums are free of order for as many numbers as the leaf has (`trainfn.elementary.coarse_grid`)."""
+    if graph.leaf is None:
+        return
+    try:
+        shape = broadcast([graph.shapes[i] for i in indices])
+    except ValueError as error:
+        raise TraceError(f"{verb}: {error}.") from None
+    if 0 < graph.leaf.size < math.prod(shape):
+        raise TraceError(
+            f"{verb} sums no more numbers than the leaf has, whose shape is {graph.leaf.shape}, and was given {shape}: "
+            "sum along an axis first, as in leaf_sum(axis_sum(x, -1))."
+        )
 
 
 def _random(verb: str, x: Any, *words: Any) -> Any:

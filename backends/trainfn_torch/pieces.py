@@ -83,7 +83,7 @@ def _along(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def _over_all(op: str, *operands: Any) -> Any:
-    arrays = torch.broadcast_tensors(*(x for x in operands if isinstance(x, torch.Tensor)))
+    arrays = torch.broadcast_tensors(*(x for x in operands if isinstance(x, torch.Tensor)))  # type: ignore[no-untyped-call]
     numbers = [x for x in operands if not isinstance(x, torch.Tensor)]
     return over_all(op, numbers, *(x.contiguous() for x in arrays))
 
