@@ -18,7 +18,7 @@ from tests.executions import run_reference, run_torch
 from tests.inputs import numbers, with_specials
 from trainfn import reference
 from trainfn.lowering import lower
-from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, transpose, zeros_like
+from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, transpose, where, zeros_like
 from trainfn_torch import executions, pieces, single
 from trainfn_torch.kernels import compiler
 from trainfn_torch.kernels import pieces as kernels_of_pieces
@@ -197,6 +197,18 @@ def test_sums_of_products_that_are_broadcast(size: float) -> None:
     """Inputs are read as they are stored: subnormal numbers among them count as zero all the same."""
     params, grads = {"w": np.ones((3, 4), np.float32)}, [{"w": np.full((3, 4), size, np.float32)}]
     _assert_same_in_pieces(_of_a_row(), params, grads)
+
+
+@tf.rule
+def _tiny(g: Any, p: Any) -> Any:
+    """Products that are subnormal, compared and made large again."""
+    tiny = g * 1e-20
+    return where(tiny == 0.0, 1.0, tiny * 1e30) + axis_max(p, 0) * tiny
+
+
+def test_subnormal_numbers_are_flushed_within_a_piece() -> None:
+    grads = np.float32([[1e-20, -1e-20, 1.0], [1e-17, 0.0, -1e-19]])
+    _assert_same_in_pieces(_tiny(), {"w": np.zeros((2, 3), np.float32)}, [{"w": grads}])
 
 
 @tf.rule
