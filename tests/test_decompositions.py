@@ -139,6 +139,21 @@ def test_what_is_orthogonal_already_stays_to_the_last_bit() -> None:
     assert_same_bits({"": np.eye(4, dtype=np.float32)}, {"": _decomposed(eigen, SYMMETRIC)["identity"]})
 
 
+def test_eigenvectors_are_those_of_the_symmetric_part() -> None:
+    x = np.arange(16, dtype=np.float32).reshape(4, 4) ** 2
+    both = _decomposed(eigen, {"x": x, "part": 0.5 * x + 0.5 * x.T})
+    assert_same_bits({"": both["part"]}, {"": both["x"]})
+
+
+@pytest.mark.parametrize("vector", [(1, -1), (-1, 1), (0, 1, -1), (-1, -1, 2), (-1, 1, 1, -1)])
+def test_signs_are_fixed_where_elements_sum_to_zero(vector: tuple[int, ...]) -> None:
+    """The first elements weigh more."""
+    v = np.float64(vector)
+    q = _decomposed(eigen, {"x": _gram(np.float32(vector)[:, None])})["x"]
+    positive = v * np.sign(np.exp(-np.arange(len(v)) / len(v)) @ v)
+    np.testing.assert_allclose(q[:, 0], positive / np.linalg.norm(v), atol=1e-6)
+
+
 def test_negated_matrices_have_the_same_eigenvectors() -> None:
     """In the other order, and with the signs they had."""
     of, negated = (_decomposed(eigen, {"x": s * SYMMETRIC["distinct"]})["x"] for s in np.float32([1, -1]))

@@ -41,7 +41,7 @@ from trainfn_torch.memory import (
     not_scalar,
     readable,
 )
-from trainfn_torch.warn import warn
+from trainfn_torch.warn import warn_once
 
 # As many tensors as the processor's nearest caches hold while they are looked at.
 _STRETCH = 250
@@ -55,18 +55,9 @@ def accepts(leaf: LeafUpdate) -> bool:
         program = _kept(leaf.program)
         _built(_kernel(program, _leaf_formats(leaf, program)), leaf.p.device)
     except CannotBuild as error:
-        _warn_once(f"trainfn updates parameters by the slower foreach execution, because {error}")
+        warn_once(f"trainfn updates parameters by the slower foreach execution, because {error}")
         return False
     return True
-
-
-_warnings: set[str] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warnings:
-        _warnings.add(message)
-        warn(message)
 
 
 @torch.no_grad()

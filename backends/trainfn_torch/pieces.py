@@ -24,19 +24,26 @@ from trainfn.lowering import lower
 from trainfn.program import AXIS, DRAWS, WHOLE, Node, Program, Sort
 from trainfn_torch import single
 from trainfn_torch.kernels.compiler import CannotBuild
-from trainfn_torch.kernels.pieces import Loop, Piece, Walk, along_axis, matmul, over_all
+from trainfn_torch.kernels.pieces import Loop, Piece, Walk, along_axis, matmul, over_all, whole
 from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.memory import FORMAT_OF
 from trainfn_torch.scalars import is_host
 from trainfn_torch.tensors import is_plain
+from trainfn_torch.warn import warn_once
 
 Shape = tuple[int, ...]
 Stored = tuple[tuple[str, str, Shape], ...]  # of each array: its name in the program, format and shape
 
 
 def accepts(leaf: LeafUpdate) -> bool:
-    """Whether the leaf's arrays are worked on as wholes, and its loops can be built."""
-    return not leaf.program.is_elementwise and _cut_for(leaf, single.written(leaf)) is not None
+    """Whether the leaf's arrays are worked on as wholes, and its loops can be built; warns once if they cannot be."""
+    if leaf.program.is_elementwise:
+        return False
+    try:
+        return _cut_for(leaf, single.written(leaf)) is not None
+    except CannotBuild as error:
+        warn_once(f"trainfn updates what works along axes by the slower single execution, because {error}")
+        return False
 
 
 def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
@@ -45,7 +52,11 @@ def step(batch: Batch, updates: torch.Tensor | None) -> bool | torch.Tensor:
 
 
 def _call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
-    cut, numbers = _cut_for(leaf, outputs), single.scalar_inputs(leaf, total)
+    numbers = single.scalar_inputs(leaf, total)
+    try:
+        cut = _cut_for(leaf, outputs)
+    except CannotBuild:  # for a gradient of another dtype than the one `accepts` saw
+        cut = None
     if cut is None or not all(map(is_host, numbers.values())):
         return single.call(leaf, total, outputs)
     arrays = _arrays(leaf)
@@ -59,15 +70,12 @@ def _arrays(leaf: LeafUpdate) -> dict[str, torch.Tensor]:
 
 
 def _cut_for(leaf: LeafUpdate, outputs: Sequence[str]) -> Cut | None:
-    """The leaf's program in pieces; None if they cannot be had for the way it is stored."""
+    """The leaf's program in pieces; None if there are none for the way it is stored; raises CannotBuild."""
     arrays = _arrays(leaf)
     if not all(map(_is_taken, arrays.values())):
         return None
     stored = tuple((name, FORMAT_OF[x.dtype], tuple(x.shape)) for name, x in arrays.items())
-    try:
-        return cut(lower(leaf.program.keep(outputs)), stored)
-    except CannotBuild:  # `fused` says so
-        return None
+    return cut(lower(leaf.program.keep(outputs)), stored)
 
 
 def _is_taken(x: torch.Tensor) -> bool:
@@ -110,6 +118,7 @@ class Cut:
 @functools.lru_cache(maxsize=4096)
 def cut(program: Program, stored: Stored) -> Cut:
     """A lowered program, for a leaf whose arrays are stored like this, in pieces; raises CannotBuild."""
+    whole()  # what stands between pieces: no step may find out halfway that it cannot be had
     return _Cutter(program, stored).cut()
 
 

@@ -15,3 +15,13 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+warned: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """The same, the first time."""
+    if message not in warned:
+        warned.add(message)
+        warn(message)

@@ -22,6 +22,7 @@ from trainfn import Leaf
 from trainfn_torch import fused
 from trainfn_torch.kernels import compiler
 from trainfn_torch.leaf import Batch, LeafUpdate
+from trainfn_torch.warn import warned
 
 SHAPES = ((6, 6), (40,), (), (3, 2, 2, 2))
 PARAMS = {f"w{i}": numbers(i + 1, shape) for i, shape in enumerate(SHAPES)}
@@ -334,7 +335,7 @@ def test_without_a_compiler_nothing_is_accepted(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiler, "find_compiler", none)
     p = torch.zeros(3)
     leaf = LeafUpdate(new().program(Leaf("w", (3,))), p, p.clone(), {}, torch.tensor(0.0), {})
-    fused._warnings.clear()
+    warned.clear()
     with pytest.warns(RuntimeWarning, match="apt install gcc"):
         assert not fused.accepts(leaf)
     assert not fused.accepts(leaf)  # and no second warning

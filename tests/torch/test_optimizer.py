@@ -1036,8 +1036,8 @@ def test_leaves_of_equal_age_have_equal_steps() -> None:
 
 
 def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainfn_torch import fused
     from trainfn_torch.kernels import compiler
+    from trainfn_torch.warn import warned
 
     @rule
     def never_compiled_before(g: Any, *, lr: Any = 0.1) -> Any:
@@ -1047,7 +1047,7 @@ def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest
         raise compiler.NoCompiler
 
     monkeypatch.setattr(compiler, "find_compiler", none)
-    fused._warnings.clear()
+    warned.clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):

@@ -18,10 +18,12 @@ from tests.executions import run_reference, run_torch
 from tests.inputs import numbers, with_specials
 from trainfn import reference
 from trainfn.lowering import lower
-from trainfn.verbs import axis_max, full_like, leaf_dot, zeros_like
+from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, transpose, where, zeros_like
 from trainfn_torch import executions, pieces, single
 from trainfn_torch.kernels import compiler
+from trainfn_torch.kernels import pieces as kernels_of_pieces
 from trainfn_torch.kernels.pieces import Walk, along_axis, matmul, over_all
+from trainfn_torch.warn import warned
 
 
 def _adafactor() -> tf.Rule:
@@ -62,8 +64,29 @@ def test_without_a_compiler_it_is_done_one_by_one(monkeypatch: pytest.MonkeyPatc
 
     pieces.cut.cache_clear()
     monkeypatch.setattr("trainfn_torch.kernels.pieces.load", load)
-    assert _ran([_with_gradient(torch.ones(6, 9))], _adafactor()) == {"single"}
+    warned.clear()
+    with pytest.warns(RuntimeWarning, match="slower single execution, because no C compiler was found"):
+        assert _ran([_with_gradient(torch.ones(6, 9))], _adafactor()) == {"single"}
     pieces.cut.cache_clear()
+
+
+def test_what_cannot_be_built_between_pieces_is_known_before_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else some parameters would be updated, and the rest not."""
+
+    def load(text: str) -> Any:
+        if "along_axis" in text:
+            raise compiler.CannotBuild("the disk is full.")
+        return compiler.load(text)
+
+    caches = (pieces.cut, kernels_of_pieces.whole)
+    for cache in caches:
+        cache.cache_clear()
+    warned.clear()
+    monkeypatch.setattr(kernels_of_pieces, "load", load)
+    with pytest.warns(RuntimeWarning, match="because the disk is full"):
+        assert _ran([_with_gradient(torch.ones(6, 9)), _with_gradient(torch.ones(3, 2))], _adafactor()) == {"single"}
+    for cache in caches:
+        cache.cache_clear()
 
 
 def test_leaves_that_need_each_other_are_taken_together() -> None:
@@ -173,21 +196,52 @@ def _of_a_row(g: Any) -> Any:
 def test_sums_of_products_that_are_broadcast(size: float) -> None:
     """Inputs are read as they are stored: subnormal numbers among them count as zero all the same."""
     params, grads = {"w": np.ones((3, 4), np.float32)}, [{"w": np.full((3, 4), size, np.float32)}]
-    for expected, actual in zip(*(run(_of_a_row(), params, grads) for run in (run_reference, _in_pieces)), strict=True):
+    _assert_same_in_pieces(_of_a_row(), params, grads)
+
+
+@tf.rule
+def _tiny(g: Any, p: Any) -> Any:
+    """Products that are subnormal, compared and made large again."""
+    tiny = g * 1e-20
+    return where(tiny == 0.0, 1.0, tiny * 1e30) + axis_max(p, 0) * tiny
+
+
+def test_subnormal_numbers_are_flushed_within_a_piece() -> None:
+    grads = np.float32([[1e-20, -1e-20, 1.0], [1e-17, 0.0, -1e-19]])
+    _assert_same_in_pieces(_tiny(), {"w": np.zeros((2, 3), np.float32)}, [{"w": grads}])
+
+
+@tf.rule
+def _along_what_is_transposed(g: Any, p: Any) -> Any:
+    """What lies in memory in another order than it is read in: a view."""
+    return axis_sum(transpose(g), 0) * p + leaf_dot(transpose(g), p) - axis_max(transpose(p), -1)
+
+
+def test_views_are_laid_out_anew() -> None:
+    params, grads = {"w": numbers(1, (5, 5))}, [{"w": numbers(2, (5, 5))}]
+    _assert_same_in_pieces(_along_what_is_transposed(), params, grads)
+
+
+def _assert_same_in_pieces(rule: tf.Rule, params: Any, grads: Any) -> None:
+    paths = run_reference(rule, params, grads), run_torch("fused", rule, params, grads)
+    for expected, actual in zip(*paths, strict=True):
         assert_same_bits(expected, actual)
-
-
-def _in_pieces(rule: tf.Rule, params: Any, grads: Any) -> Any:
-    return run_torch("fused", rule, params, grads)
 
 
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("precision", ["high", "highest"])
 @pytest.mark.parametrize(
-    "shapes", [((3, 4), (4, 2)), ((200, 300), (300, 150)), ((2, 3, 4), (2, 4, 5)), ((3, 0), (0, 2))]
+    "shapes",
+    [
+        ((3, 4), (4, 2)),
+        ((200, 300), (300, 150)),
+        ((2, 3, 4), (2, 4, 5)),
+        ((3, 0), (0, 2)),
+        ((40, 1), (1, 40)),  # some of them subnormal, some -0
+    ],
 )
 def test_products(shapes: Any, precision: str, special: bool) -> None:
-    x, y = (numbers(key, shape, decades=20) for key, shape in enumerate(shapes))
+    x, y = (numbers(key, shape, decades=25) for key, shape in enumerate(shapes))
     x = with_specials(x, 3) if special else x
     of_numpy = reference.arrays(np.float32, ())[{"high": "matmul_high", "highest": "matmul"}[precision]]
     with np.errstate(all="ignore"):

@@ -169,7 +169,8 @@ def _check(failed: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _whole() -> ctypes.CDLL:
+def whole() -> ctypes.CDLL:
+    """Sums, maxima and the parts of products, in C."""
     text = [*host_head(False), "#undef FLUSHED_BY_HARDWARE", "#define FLUSHED_BY_HARDWARE 0"]
     return load("\n".join([*text, header("arithmetic.h"), header("environment.h"), header("whole.h")]))
 
@@ -178,7 +179,7 @@ def along_axis(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:
     """axis_sum or axis_max of a contiguous float32 tensor."""
     result = _empty([1 if i == x.ndim + axis else n for i, n in enumerate(x.shape)])
     if result.numel():
-        _check(_whole().along_axis(threads(), op == "axis_max", _address(x), *_sizes(x, axis), _address(result)))
+        _check(whole().along_axis(threads(), op == "axis_max", _address(x), *_sizes(x, axis), _address(result)))
     return result
 
 
@@ -196,7 +197,7 @@ def matmul(precision: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     small = a @ b_rest + a_rest @ b if a_rest is not None and b_rest is not None else None
     result = _empty(high.shape)
     parts = _address(high), ctypes.c_void_p(None) if small is None else _address(small)
-    _check(_whole().together(threads(), *parts, ctypes.c_int64(result.numel()), _address(result)))
+    _check(whole().together(threads(), *parts, ctypes.c_int64(result.numel()), _address(result)))
     return result
 
 
@@ -211,7 +212,7 @@ def _slices(axis: int, x: torch.Tensor, has_rest: bool) -> tuple[torch.Tensor, t
     grids = map(ctypes.c_double, slices(x.shape[axis]))
     parts = _address(high), ctypes.c_void_p(None) if rest is None else _address(rest)
     if x.numel():
-        _check(_whole().slices(threads(), _address(x), *_sizes(x, axis), *grids, *parts))
+        _check(whole().slices(threads(), _address(x), *_sizes(x, axis), *grids, *parts))
     return high, rest
 
 
@@ -224,7 +225,7 @@ def over_all(op: str, grids: Sequence[float], x: torch.Tensor, y: torch.Tensor |
     coarse, fine = (*grids, 0.0, 0.0)[:2]
     ys = ctypes.c_void_p(None) if y is None else _address(y)
     numbers = ctypes.c_int64(x.numel()), ctypes.c_double(coarse), ctypes.c_double(fine)
-    _check(_whole().over_all(threads(), _KINDS.index(op), _address(x), ys, *numbers, ctypes.byref(result)))
+    _check(whole().over_all(threads(), _KINDS.index(op), _address(x), ys, *numbers, ctypes.byref(result)))
     return result.value
 
 
