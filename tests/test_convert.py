@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -633,6 +634,13 @@ def test_what_is_no_file_of_a_snapshot(tmp_path: Path) -> None:
     np.savez(path, a=np.ones(2))
     with pytest.raises(ValueError, match=r"no whole file that Snapshot.save wrote: .*no item named 'snapshot.json'"):
         Snapshot.load(path, tf.lion())
+    rest = {"arrays": 0, "rule": "lion", "updates": 1, "model": {}}
+    leaf = {"step": 1, "shape": [2], "values": {"m": 0}}
+    for leaves in ({}, {"leaves": []}, {"leaves": {"w": 3}}, {"leaves": {"w": leaf}}):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("snapshot.json", json.dumps({"version": 1, **rest, **leaves}))
+        with pytest.raises(ValueError, match=r"no whole file that Snapshot.save wrote: .*Error"):
+            Snapshot.load(path, tf.lion())
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("snapshot.json", '{"version": 2, "tensors": {}, "arrays": 3}')
     with pytest.raises(ValueError, match=r"saved in version 2 of the format, and this trainfn reads version 1"):

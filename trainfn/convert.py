@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.format import read_array, write_array
@@ -198,35 +198,47 @@ class Snapshot:
     @staticmethod
     def load(path: str | PathLike[str], rule: Rule) -> Snapshot:
         """Read what `save` wrote of a state of this rule."""
-        header, arrays = _read(path)
-        if header["rule"] != _spell(_keepers(rule)):
-            raise ValueError(f"{path} holds a state of {header['rule']}, and this is {_spell(_keepers(rule))}.")
-        leaves = {
-            name: LeafState(leaf["step"], tuple(leaf["shape"]), {k: arrays[i] for k, i in leaf["values"].items()})
-            for name, leaf in header["leaves"].items()
-        }
-        return Snapshot(rule, header["updates"], leaves, {k: arrays[i] for k, i in header["model"].items()})
+        saved = _read(path)
+        if saved.rule != _spell(_keepers(rule)):
+            raise ValueError(f"{path} holds a state of {saved.rule}, and this is {_spell(_keepers(rule))}.")
+        return Snapshot(rule, saved.updates, saved.leaves, saved.model)
 
 
 # Of files: the entry that says what the others are, and the version of what it says.
 _HEADER, _VERSION = "snapshot.json", 1
 
 
-def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], list[Numbers]]:
-    """The header of a file and its arrays; those of a version that is not known are left alone."""
+class _Saved(NamedTuple):
+    """What a file holds."""
+
+    rule: str
+    updates: int
+    leaves: dict[str, LeafState]
+    model: dict[str, Numbers]
+
+
+def _read(path: str | PathLike[str]) -> _Saved:
+    """What a file holds; one of a version that is not known is left alone."""
     try:
         with zipfile.ZipFile(path) as archive:
             header = json.loads(archive.read(_HEADER))
             version = header["version"]
-            arrays = [_read_array(archive, i) for i in range(header["arrays"] if version == _VERSION else 0)]
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no whole file that Snapshot.save wrote: {error}") from error
-    if version != _VERSION:
-        raise ValueError(
-            f"{path} was saved in version {version} of the format, and this trainfn reads version {_VERSION}: load it "
-            "with the one that saved it."
-        )
-    return header, arrays
+            if version == _VERSION:
+                return _parsed(header, [_read_array(archive, i) for i in range(header["arrays"])])
+    except (zipfile.BadZipFile, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no whole file that Snapshot.save wrote: {error!r}") from error
+    raise ValueError(
+        f"{path} was saved in version {version} of the format, and this trainfn reads version {_VERSION}: load it "
+        "with the one that saved it."
+    )
+
+
+def _parsed(header: Any, arrays: Sequence[Numbers]) -> _Saved:
+    leaves = {
+        name: LeafState(leaf["step"], tuple(leaf["shape"]), {k: arrays[i] for k, i in leaf["values"].items()})
+        for name, leaf in header["leaves"].items()
+    }
+    return _Saved(header["rule"], header["updates"], leaves, {k: arrays[i] for k, i in header["model"].items()})
 
 
 def _read_array(archive: zipfile.ZipFile, i: int) -> Numbers:
