@@ -15,12 +15,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from trainfn.interpret import Call
-from trainfn.lowering import lower
 from trainfn.program import AXIS, DRAWS, WHOLE, Node, Program, Sort
 from trainfn_torch import single
 from trainfn_torch.kernels.compiler import CannotBuild
@@ -75,7 +74,7 @@ def _cut_for(leaf: LeafUpdate, outputs: Sequence[str]) -> Cut | None:
     if not all(map(_is_taken, arrays.values())):
         return None
     stored = tuple((name, FORMAT_OF[x.dtype], tuple(x.shape)) for name, x in arrays.items())
-    return cut(lower(leaf.program.keep(outputs)), stored)
+    return cut(single.lowered(leaf.program, tuple(outputs)), stored)
 
 
 def _is_taken(x: torch.Tensor) -> bool:
@@ -130,11 +129,27 @@ def elements_moved(program: Program, stored: Stored) -> int:
     return _Cutter(program, stored).elements_moved()
 
 
+class _Part(NamedTuple):
+    """A piece, or one node that stays as it is; the fields put parts in the order in which they are run.
+
+    stage: of its nodes, see `_Cutter`.
+    is_piece: pieces read what of their stage stays as it is.
+    axes: how many axes of a piece are longer than 1: what is smaller comes first, for the larger may read it.
+    nodes: what a piece keeps, or the node.
+    """
+
+    stage: int
+    is_piece: bool
+    axes: int
+    nodes: tuple[int, ...]
+
+
 class _Cutter:
     """Which nodes are kept, and in which piece each is computed.
 
     A node's stage is how many operations on whole arrays, or reductions, lie behind it.  What is kept of one stage and
-    shape is one piece.
+    shape is one piece, which so reads nothing that comes after it: results of whole operations of its stage or before,
+    pieces of stages before, and those of its stage that are smaller.
     """
 
     def __init__(self, program: Program, stored: Stored) -> None:
@@ -152,26 +167,27 @@ class _Cutter:
         read: dict[int, int] = {}  # inputs as they are stored, which pieces read
         nodes: list[Node] = []
         operations: dict[str, Callable[..., Any]] = {}
-        for *_, i, group in sorted([*self._others(), *self._groups()], key=itemgetter(0, 1, 2, 3)):
-            if group is None:
+        for part in sorted([*self._others(), *self._pieces()]):
+            if not part.is_piece:
+                (i,) = part.nodes
                 node = self.nodes[i]
                 new[i] = len(nodes)
                 read |= {i: new[i]} if node.op == "input" else {}
                 nodes.append(Node(node.op, tuple(new[a] for a in node.args), node.sort, node.static))
                 continue
-            piece = self._piece(group)
+            piece = self._piece(part.nodes)
             op, made = f"piece_{len(operations)}", len(nodes)
-            operations[op] = self._run(piece, group)
+            operations[op] = self._run(piece, part.nodes)
             arrays = [read[a] if self.nodes[a].op == "input" else new[a] for a in _indices(piece)]
             nodes.append(Node(op, (*arrays, *(new[a] for a in piece.scalars)), Sort.ARRAY))
             for position, result in enumerate(piece.results):
-                operations[f"result_{position}"] = itemgetter(position)
+                operations[f"result_{position}"] = itemgetter(position)  # the same for all pieces
                 new[result] = len(nodes)
                 nodes.append(Node(f"result_{position}", (made,), Sort.ARRAY))
         return Cut(Program(tuple(nodes), tuple((name, new[i]) for name, i in self.program.outputs)), operations)
 
     def elements_moved(self) -> int:
-        pieces = [self._piece(group) for *_, group in self._groups()]
+        pieces = [self._piece(part.nodes) for part in self._pieces()]
         moved = [i for piece in pieces for i in (*_indices(piece), *piece.results)]
         for node in self.nodes:
             if node.op in AXIS or node.is_reduction:
@@ -179,19 +195,17 @@ class _Cutter:
         moved += [i for _, i in self.program.outputs if self.nodes[i].sort is Sort.ARRAY] * 2
         return sum(math.prod(self.shapes[i]) for i in moved)
 
-    def _others(self) -> Iterator[tuple[int, int, int, int, None]]:
-        """Nodes that stay as they are, in order."""
+    def _others(self) -> Iterator[_Part]:
         for i in range(len(self.nodes)):
             if not self._is_in_loops(i):
-                yield self.stages[i], 0, 0, i, None
+                yield _Part(self.stages[i], False, 0, (i,))
 
-    def _groups(self) -> Iterator[tuple[int, int, int, int, list[int]]]:
-        """What is kept of one stage and shape; what is smaller first, for the larger may read it."""
-        groups: dict[tuple[int, Shape], list[int]] = {}
+    def _pieces(self) -> Iterator[_Part]:
+        kept: dict[tuple[int, Shape], list[int]] = {}
         for i in sorted(self.kept):
-            groups.setdefault((self.stages[i], self.shapes[i]), []).append(i)
-        for (stage, shape), group in groups.items():
-            yield stage, 1, sum(n != 1 for n in shape), group[0], group
+            kept.setdefault((self.stages[i], self.shapes[i]), []).append(i)
+        for (stage, shape), nodes in kept.items():
+            yield _Part(stage, True, sum(n != 1 for n in shape), tuple(nodes))
 
     def _is_in_loops(self, index: int) -> bool:
         """Whether a node is computed by loops alone: elements, and Scalars as they meet them."""
@@ -211,6 +225,7 @@ class _Cutter:
         return self._is_in_loops(index) or self.nodes[index].op == "input"
 
     def _must_keep(self, reader: Node, index: int, argument: int) -> bool:
+        """Whether what a node reads has to be in memory; sums and maxima in C read, and flush, float32 as it is."""
         if self._is_in_loops(index):
             is_smaller = self.shapes[argument] not in ((), self.shapes[index])
             return is_smaller and self._is_in_loops(argument)
@@ -233,10 +248,11 @@ class _Cutter:
                 inside.add(i)
                 stack += [a for a in self.nodes[i].args if self.nodes[a].sort.is_elementwise]
         scalars = dict.fromkeys(a for i in sorted(inside) for a in self.nodes[i].args if self._is_number(a))
-        walk = self._walk(sorted(arrays), group)
+        read = sorted(arrays)
+        walk = self._walk(read, group)
         return Piece(
             nodes=tuple((i, self.nodes[i]) for i in sorted(inside)),
-            arrays=tuple(zip(sorted(arrays), map(self._format, sorted(arrays)), walk.is_spread, strict=False)),
+            arrays=tuple(zip(read, map(self._format, read), walk.is_spread[: len(read)], strict=True)),
             scalars=tuple(scalars),
             results=tuple(group),
             stored=self.format["p"],

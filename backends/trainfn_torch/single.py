@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,7 @@ from trainfn import random, reference
 from trainfn.elementary import grids, slices
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
-from trainfn.program import Sort
+from trainfn.program import Program, Sort
 from trainfn.reference import FLUSHED_BELOW
 from trainfn_torch.leaf import Batch, LeafUpdate
 from trainfn_torch.scalars import CONDITIONS, TABLE, exact_sqrt, is_host, load, on, word
@@ -34,9 +34,15 @@ def accepts(leaf: LeafUpdate) -> bool:
     return True
 
 
+@lru_cache(maxsize=4096)
+def lowered(program: Program, outputs: tuple[str, ...]) -> Program:
+    """The part of a program that computes these outputs, in primitives."""
+    return lower(program.keep(outputs))
+
+
 def call(leaf: LeafUpdate, total: float, outputs: Sequence[str]) -> Call:
     """What computes these outputs of a leaf, in a model of so many elements."""
-    program = lower(leaf.program.keep(outputs))
+    program = lowered(leaf.program, tuple(outputs))
     p = plain(leaf.p)
     stored = {"p": leaf.p, "g": leaf.g, **{f"state.{k}": x for k, x in array_state(leaf).items()}}
     read = {name: widen(plain(stored[name]), like=p) for name in program.inputs(Sort.ARRAY)}
