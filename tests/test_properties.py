@@ -176,7 +176,7 @@ def test_numpys_states_have_the_parameters_dtype(row: Row, dtype: Any) -> None:
     rule, (params, (grads, *_)) = row.rule(), _model(dtype)
     state = reference.init(rule, params)
     updates, after = reference.update(rule, state, grads, params, **extras(rule, 0))
-    arrays = {f.name for f in rule.fields if f.is_array}
+    arrays = {f.name for k, p in params.items() for f in rule.fields_of(tf.Leaf(k, p.shape)) if f.is_array}
     made = [x for s in (state, after) for kept in s.leaves.values() for name, x in kept.items() if name in arrays]
     assert {x.dtype for x in made} == ({np.dtype(dtype)} if arrays else set())
     assert {x.dtype for x in updates.values()} == {_dtype_of_updates(rule, np.dtype(dtype))}

@@ -70,7 +70,7 @@ def assert_same(expected: Trajectory, actual: Trajectory, execution: str) -> Non
 
 
 # Each try compiles: a failure is shown as it was found.
-@settings(max_examples=30, phases=[Phase.generate])
+@settings(max_examples=20, phases=[Phase.generate])
 @given(rule=rules(), key=st.integers(0, 2**20), is_wide=st.booleans(), special=st.booleans())
 def test_random_rules(rule: tf.Rule, key: int, is_wide: bool, special: bool) -> None:
     params = leaves(key)
@@ -87,7 +87,7 @@ def test_random_rules(rule: tf.Rule, key: int, is_wide: bool, special: bool) -> 
     assert_same(unflushed, run_as_on_a_device("foreach", rule, params, grads), "foreach on a device")
 
 
-@settings(max_examples=20, phases=[Phase.generate])
+@settings(max_examples=12, phases=[Phase.generate])
 @given(rule=rules(along_axes=True), key=st.integers(0, 2**20), special=st.booleans())
 def test_random_rules_along_axes(rule: tf.Rule, key: int, special: bool) -> None:
     params = leaves(key)
