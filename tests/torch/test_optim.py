@@ -78,3 +78,10 @@ def test_lion_has_the_defaults_of_its_authors_code() -> None:
     lion = positional(trainfn_torch.optim.Lion)
     assert lion == expected
     assert list(lion) == list(expected)
+
+
+@pytest.mark.parametrize("made", [trainfn_torch.optim.Adam, trainfn_torch.optim.AdamW, trainfn_torch.optim.RAdam])
+def test_a_momentum_that_is_missing_is_refused_as_in_torch(made: Any) -> None:
+    """Though the rule takes None, and keeps no first moment then."""
+    with pytest.raises(ValueError, match=r"betas = \(None, 0.999\) must be a tuple of 2: b1, b2, neither of them None"):
+        made([torch.ones(2, requires_grad=True)], betas=(None, 0.999))
