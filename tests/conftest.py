@@ -43,6 +43,14 @@ LONG: Mapping[str, frozenset[str] | None] = {
 
 # A thousand steps are some seconds on each execution: of the first rows these take them, others a hundred.
 SLOWLY = frozenset(("adamw", "adamw_clipped", "lion", "radam_torch", "sgd_nesterov"))
+# What else of the first rows only these take.
+SLOW = frozenset(
+    (
+        ("test_same_bits", "torch_single"),
+        ("test_same_bits", "jax_eager"),
+        ("test_same_bits_at_all_magnitudes", "jax_jit_with_gradient"),
+    )
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -75,7 +83,7 @@ def _is_long(item: pytest.Item) -> bool:
     if name == "test_same_bits_at_all_magnitudes" and _is_variant(row):
         return True
     if row.name in FIRST:
-        return False
+        return row.name not in SLOWLY and (name, execution) in SLOW
     if not row.is_elementwise:  # in torch foreach is single, and one run of each rule's first row is enough
         is_first = row.name == getattr(row.make, "name", "")
         is_golden = name == "test_golden_trajectory"
