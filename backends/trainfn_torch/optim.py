@@ -368,7 +368,9 @@ def _first(params: Any) -> torch.Tensor:
 
 
 def _pair(values: Any, name: str = "betas", what: str = "b1, b2") -> tuple[Any, Any]:
-    if not isinstance(values, tuple | list) or len(values) != 2 or any(x is None for x in values):
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise ValueError(f"{name} = {values!r} must be a tuple of 2: {what}.")
+    if name == "betas" and any(x is None for x in values):  # which rules take, and torch does not
         raise ValueError(f"{name} = {values!r} must be a tuple of 2: {what}, neither of them None.")
     return values[0], values[1]
 
