@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-# Set before torch or XLA start their threads: the suite runs two workers of two threads, so a thread that has nothing to
-# do is to sleep, and the linear algebra of numpy's peers needs no threads of its own.
+# Set before torch or XLA start their threads: the suite runs two workers of two threads, so a thread that has nothing
+# to do is to sleep, and the linear algebra of numpy needs no threads of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

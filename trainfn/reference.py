@@ -237,19 +237,13 @@ def _axis_max(axis: int, x: Any) -> Any:
     return np.max(x, axis, keepdims=True, initial=-math.inf) + x.dtype.type(0)  # -0.0 + 0.0 is 0.0
 
 
-def _matmul(x: Any, y: Any) -> Any:
-    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+def _matmul(is_highest: bool, x: Any, y: Any) -> Any:
+    """The matrix product in exact parts: of the first alone, or of all but the smallest; zeros are +0."""
     if x.dtype == np.float64:
         return _flush(np.matmul(x, y))
     (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
-    product = _flush((a @ b + (a @ b_rest + a_rest @ b)).astype(x.dtype))
-    return np.where(product == 0, x.dtype.type(0), product)
-
-
-def _matmul_high(x: Any, y: Any) -> Any:
-    if x.dtype == np.float64:
-        return _flush(np.matmul(x, y))
-    product = _flush((_slices(-1, x)[0] @ _slices(-2, y)[0]).astype(x.dtype))
+    high = a @ b
+    product = _flush((high + (a @ b_rest + a_rest @ b) if is_highest else high).astype(x.dtype))
     return np.where(product == 0, x.dtype.type(0), product)
 
 
@@ -278,8 +272,8 @@ def _slices(axis: int, x: Any) -> tuple[Any, Any]:
 _ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
-    "matmul": _matmul,
-    "matmul_high": _matmul_high,
+    "matmul": functools.partial(_matmul, True),
+    "matmul_high": functools.partial(_matmul, False),
     "matmul_fast": _flushed(np.matmul),
     "eigenvectors": eigenvectors,
     "orthogonal": orthogonal,

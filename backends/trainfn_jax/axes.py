@@ -107,21 +107,15 @@ def _slices(axis: int, x: Array) -> tuple[Array, Array]:
     return on_grids(coarse, fine, lax.convert_element_type(x, FLOAT64))
 
 
-def matmul(x: Array, y: Array) -> Array:
-    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+def matmul(is_highest: bool, x: Array, y: Array) -> Array:
+    """The matrix product in exact parts: of the first alone, or of all but the smallest; zeros are +0."""
     if x.dtype == FLOAT64:
         return matmul_fast(x, y)
     (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
-    small = lax.add(jnp.matmul(a, b_rest), jnp.matmul(a_rest, b))
-    product = rounded(lax.add(jnp.matmul(a, b), small), x.dtype)
-    return jnp.where(product == 0, np.zeros((), x.dtype), product)
-
-
-def matmul_high(x: Array, y: Array) -> Array:
-    """The product of the first parts alone."""
-    if x.dtype == FLOAT64:
-        return matmul_fast(x, y)
-    product = rounded(jnp.matmul(_slices(-1, x)[0], _slices(-2, y)[0]), x.dtype)
+    high = jnp.matmul(a, b)
+    if is_highest:
+        high = lax.add(high, lax.add(jnp.matmul(a, b_rest), jnp.matmul(a_rest, b)))
+    product = rounded(high, x.dtype)
     return jnp.where(product == 0, np.zeros((), x.dtype), product)
 
 
@@ -135,8 +129,8 @@ def _decomposed(operation: Callable[..., Array]) -> Callable[[Array], Array]:
 
     def apply(x: Array) -> Array:
         wide = lax.convert_element_type(x, FLOAT64)
-        once: Array = rounded(operation(jnp, wide, float(np.finfo(x.dtype).eps) / 2), x.dtype)
-        return once
+        single: Array = rounded(operation(jnp, wide, float(np.finfo(x.dtype).eps) / 2), x.dtype)
+        return single
 
     return apply
 
@@ -144,8 +138,8 @@ def _decomposed(operation: Callable[..., Array]) -> Callable[[Array], Array]:
 OPERATIONS: Mapping[str, Callable[..., Any]] = {
     "axis_sum": axis_sum,
     "axis_max": axis_max,
-    "matmul": matmul,
-    "matmul_high": matmul_high,
+    "matmul": functools.partial(matmul, True),
+    "matmul_high": functools.partial(matmul, False),
     "matmul_fast": matmul_fast,
     "eigenvectors": _decomposed(decompositions.eigenvectors),
     "orthogonal": _decomposed(decompositions.orthogonal),

@@ -240,19 +240,13 @@ def draw(which: int, leaf: torch.Tensor, *words: Any) -> torch.Tensor:
     return cast(torch.Tensor, random.upper_bits(drawn).to(compute_dtype(leaf.dtype)))
 
 
-def _matmul(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The matrix product in exact parts, of which the smallest is left out; zeros are +0."""
+def _matmul(is_highest: bool, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The matrix product in exact parts: of the first alone, or of all but the smallest; zeros are +0."""
     if x.dtype == torch.float64:
         return flush(torch.matmul(x, y))
     (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
-    product = flush((a @ b + (a @ b_rest + a_rest @ b)).to(x.dtype))
-    return torch.where(product == 0, 0.0, product)
-
-
-def _matmul_high(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    if x.dtype == torch.float64:
-        return flush(torch.matmul(x, y))
-    product = flush((_slices(-1, x)[0] @ _slices(-2, y)[0]).to(x.dtype))
+    high = a @ b
+    product = flush((high + (a @ b_rest + a_rest @ b) if is_highest else high).to(x.dtype))
     return torch.where(product == 0, 0.0, product)
 
 
@@ -282,8 +276,8 @@ def _largest(axis: int, wide: torch.Tensor) -> torch.Tensor:
 _ELEMENTWISE: Mapping[str, Callable[..., torch.Tensor]] = {
     "axis_sum": _axis_sum,
     "axis_max": _axis_max,
-    "matmul": _matmul,
-    "matmul_high": _matmul_high,
+    "matmul": partial(_matmul, True),
+    "matmul_high": partial(_matmul, False),
     "matmul_fast": lambda x, y: flush(torch.matmul(x, y)),
     "eigenvectors": _by_numpy(reference.eigenvectors),
     "orthogonal": _by_numpy(reference.orthogonal),

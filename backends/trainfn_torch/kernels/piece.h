@@ -1,4 +1,4 @@
-/* Running a printed loop over arrays that fit together: the text before this defines READS, ARRAYS, SCALARS and `loop`.
+/* Running a printed loop over arrays that fit together: the text before this defines ARRAYS, SCALARS and `loop`.
 
    Arrays are walked along `axes` axes of these sizes, by so many bytes for each; where an array is the same along an axis
    it takes none. */

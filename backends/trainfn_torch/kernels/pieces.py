@@ -19,7 +19,7 @@ from trainfn.elementary import slices
 from trainfn.program import Node, Sort
 from trainfn_torch.kernels.compiler import load
 from trainfn_torch.kernels.cpu import parallel_for
-from trainfn_torch.kernels.printer import FORMATS, call, header, host_head, kind_of
+from trainfn_torch.kernels.printer import FORMATS, call, header, host_head, kind_of, plain_head
 
 _GRAIN = 16384  # elements: fewer are not worth a second thread
 
@@ -48,8 +48,7 @@ class Piece:
         return "\n".join([*host_head(False), f"enum {{ {self._sizes()} }};", *parts])
 
     def _sizes(self) -> str:
-        reads, results = len(self.arrays), len(self.results)
-        return f"READS = {reads}, ARRAYS = {reads + results}, SCALARS = {len(self.scalars)}"
+        return f"ARRAYS = {len(self.arrays) + len(self.results)}, SCALARS = {len(self.scalars)}"
 
     def _loop(self) -> Iterator[str]:
         known = dict(self.nodes)
@@ -171,8 +170,8 @@ def _check(failed: int) -> None:
 @lru_cache(maxsize=1)
 def whole() -> ctypes.CDLL:
     """Sums, maxima and the parts of products, in C."""
-    text = [*host_head(False), "#undef FLUSHED_BY_HARDWARE", "#define FLUSHED_BY_HARDWARE 0"]
-    return load("\n".join([*text, header("arithmetic.h"), header("environment.h"), header("whole.h")]))
+    parts = [header("arithmetic.h"), header("environment.h"), header("whole.h")]
+    return load("\n".join([*plain_head(False), *parts]))
 
 
 def along_axis(op: str, axis: int, x: torch.Tensor) -> torch.Tensor:

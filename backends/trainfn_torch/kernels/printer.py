@@ -195,11 +195,9 @@ def host_source(kernel: Kernel) -> str:
 
 def host_head(is_double: bool) -> list[str]:
     """What `arithmetic.h` asks for, on a processor that can flush by itself, or not."""
-    flushed = "defined(__x86_64__) || defined(__i386__)"
-    head = [f"#define REAL_IS_DOUBLE {int(is_double)}"]
     return [
-        *head,
-        f"#if {flushed}",
+        f"#define REAL_IS_DOUBLE {int(is_double)}",
+        "#if defined(__x86_64__) || defined(__i386__)",
         "#define FLUSHED_BY_HARDWARE 1",
         "#else",
         "#define FLUSHED_BY_HARDWARE 0",
@@ -207,11 +205,15 @@ def host_head(is_double: bool) -> list[str]:
     ]
 
 
+def plain_head(is_double: bool) -> list[str]:
+    """What `arithmetic.h` asks for where subnormal numbers are flushed by hand."""
+    return [f"#define REAL_IS_DOUBLE {int(is_double)}", "#define FLUSHED_BY_HARDWARE 0"]
+
+
 def device_source(kernel: Kernel) -> str:
     """A whole CUDA C++ translation unit, which is C as well for `emulate.h`."""
-    head = [f"#define REAL_IS_DOUBLE {int(kernel.is_double)}", "#define FLUSHED_BY_HARDWARE 0"]
     text = [header("arithmetic.h"), kernel.text(), header("device.h"), *_device_kernels(kernel)]
-    return "\n".join([*head, *text]) + "\n"
+    return "\n".join([*plain_head(kernel.is_double), *text]) + "\n"
 
 
 def header(name: str) -> str:

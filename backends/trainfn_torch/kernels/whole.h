@@ -15,6 +15,31 @@ INLINE float sum_of(double largest, double high, double low) {
     return flush((float)(largest < INFINITE ? high + low : largest));
 }
 
+/* The largest |x| of a row, as an ordinal. */
+INLINE ordinal size_of_row(const float *x, i64 n) {
+    ordinal size = 0;
+#pragma omp simd reduction(max : size)
+    for (i64 i = 0; i < n; ++i) {
+        const ordinal own = size_of(flush(x[i]));
+        size = own > size ? own : size;
+    }
+    return size;
+}
+
+/* Columns are taken a block at a time, row by row, so that neighbours in memory are neighbours in time. */
+enum { BLOCK = 128 };
+
+/* The largest |x| of each column. */
+INLINE void sizes_of_columns(const float *x, i64 n, i64 inner, i64 width, ordinal *size) {
+    for (i64 j = 0; j < width; ++j) size[j] = 0;
+    for (i64 i = 0; i < n; ++i)
+#pragma omp simd
+        for (i64 j = 0; j < width; ++j) {
+            const ordinal own = size_of(flush(x[i * inner + j]));
+            size[j] = own > size[j] ? own : size[j];
+        }
+}
+
 /* -- along an axis ------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -26,13 +51,7 @@ typedef struct {
 
 /* Not inlined, as none of these: their arithmetic must stay behind the change of the floating-point environment. */
 FUNCTION float sum_of_row(const float *x, i64 n) {
-    ordinal size = 0;
-#pragma omp simd reduction(max : size)
-    for (i64 i = 0; i < n; ++i) {
-        const ordinal own = size_of(flush(x[i]));
-        size = own > size ? own : size;
-    }
-    const double largest = of_size(size), coarse = coarse_grid(largest, (double)n), fine = fine_grid(coarse, (double)n);
+    const double largest = of_size(size_of_row(x, n)), coarse = coarse_grid(largest, (double)n), fine = fine_grid(coarse, (double)n);
     double high = 0.0, low = 0.0;
 #pragma omp simd reduction(+ : high, low)
     for (i64 i = 0; i < n; ++i) {
@@ -53,18 +72,10 @@ FUNCTION float max_of_row(const float *x, i64 n) {
     return (float)of_ordered(most) + 0.0f;
 }
 
-/* Columns are taken a block at a time, row by row, so that neighbours in memory are neighbours in time. */
-enum { BLOCK = 128 };
-
 FUNCTION void sums_of_columns(const float *x, i64 n, i64 inner, i64 width, float *result) {
-    ordinal size[BLOCK] = {0};
+    ordinal size[BLOCK];
     double coarse[BLOCK], fine[BLOCK], high[BLOCK] = {0.0}, low[BLOCK] = {0.0};
-    for (i64 i = 0; i < n; ++i)
-#pragma omp simd
-        for (i64 j = 0; j < width; ++j) {
-            const ordinal own = size_of(flush(x[i * inner + j]));
-            size[j] = own > size[j] ? own : size[j];
-        }
+    sizes_of_columns(x, n, inner, width, size);
     for (i64 j = 0; j < width; ++j) {
         coarse[j] = coarse_grid(of_size(size[j]), (double)n);
         fine[j] = fine_grid(coarse[j], (double)n);
@@ -141,13 +152,7 @@ static void merge(double *target, double part, int is_max) {
 }
 
 FUNCTION double largest_size(const float *x, i64 begin, i64 end) {
-    ordinal most = 0;
-#pragma omp simd reduction(max : most)
-    for (i64 i = begin; i < end; ++i) {
-        const ordinal own = size_of(flush(x[i]));
-        most = own > most ? own : most;
-    }
-    return of_size(most);
+    return of_size(size_of_row(x + begin, end - begin));
 }
 
 FUNCTION double largest_product(const float *x, const float *y, i64 begin, i64 end) {
@@ -227,26 +232,16 @@ INLINE void cut_one(const Cut *c, i64 i, double coarse, double fine) {
 }
 
 FUNCTION void cut_row(const Cut *c, i64 from) {
-    ordinal size = 0;
-#pragma omp simd reduction(max : size)
-    for (i64 i = from; i < from + c->n; ++i) {
-        const ordinal own = size_of(flush(c->x[i]));
-        size = own > size ? own : size;
-    }
-    const double coarse = c->coarse * of_size(size), fine = c->fine * of_size(size);
+    const double largest = of_size(size_of_row(c->x + from, c->n));
+    const double coarse = c->coarse * largest, fine = c->fine * largest;
 #pragma omp simd
     for (i64 i = from; i < from + c->n; ++i) cut_one(c, i, coarse, fine);
 }
 
 FUNCTION void cut_columns(const Cut *c, i64 from, i64 width) {
-    ordinal size[BLOCK] = {0};
+    ordinal size[BLOCK];
     double coarse[BLOCK], fine[BLOCK];
-    for (i64 i = 0; i < c->n; ++i)
-#pragma omp simd
-        for (i64 j = 0; j < width; ++j) {
-            const ordinal own = size_of(flush(c->x[from + i * c->inner + j]));
-            size[j] = own > size[j] ? own : size[j];
-        }
+    sizes_of_columns(c->x + from, c->n, c->inner, width, size);
     for (i64 j = 0; j < width; ++j) {
         coarse[j] = c->coarse * of_size(size[j]);
         fine[j] = c->fine * of_size(size[j]);
