@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import THREADS, machine
+from benchmarks.models import TRANSFORMER, Shapes
 from tests.catalogue import BY_NAME, ROWS, Row
 
 DATA = Path(__file__).with_name("catalogue.json")
 LAYER = ((512, 768), (768,))  # in which words are counted
-SHAPES = LAYER * 10  # which is timed: 20 tensors, 4 M parameters
+LAYERS = LAYER * 10  # 20 tensors, 4 M parameters
 LIBRARIES = ("torch", "jax")
 COMMANDS = ("words", "times")
 
@@ -49,6 +50,11 @@ def namesake(row: Row, library: str) -> str | None:
     return next(
         (kind for kind in (("torch", "peer") if library == "torch" else ("optax",)) if getattr(row, kind)), None
     )
+
+
+def timed(row: Row) -> Shapes:
+    """What is timed: a transformer, or 20 tensors where a step takes sums along axes and products of matrices."""
+    return TRANSFORMER if row.is_elementwise else LAYERS
 
 
 def _due(data: dict[str, Any], command: str, library: str, wanted: Sequence[str]) -> list[str]:

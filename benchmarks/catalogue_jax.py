@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import trainfn_jax
-from benchmarks.catalogue import LAYER, SHAPES
+from benchmarks.catalogue import LAYER, timed
 from benchmarks.jax_suite import model, step, update
 from benchmarks.models import count
 from benchmarks.pairs import compare
@@ -31,6 +31,6 @@ def words(row: Row) -> list[float]:
 
 def times(row: Row) -> list[float]:
     """The median of ours / theirs and its 95 % interval; both medians in milliseconds."""
-    ours, theirs = (step(tx, SHAPES, **extras(row.rule(), 0)) for tx in _contenders(row))
+    ours, theirs = (step(tx, timed(row), **extras(row.rule(), 0)) for tx in _contenders(row))
     ratio = compare(ours, theirs, pairs=40, seconds=3.0)
     return [round(x, 3) for x in (ratio.median, ratio.low, ratio.high, 1e3 * ratio.ours, 1e3 * ratio.theirs)]

@@ -72,7 +72,7 @@ class Row:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether no leaf of two axes makes it work along them: what is left to the `single` execution in torch."""
+        """Whether no leaf of two axes makes it work along them, or multiply matrices."""
         return self.rule().program(tf.Leaf("w", (6, 5))).is_elementwise
 
     @property
