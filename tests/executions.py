@@ -6,7 +6,7 @@ A trajectory is a list, one entry a step, of flat dictionaries: `leaf/p`, `leaf/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -35,13 +35,18 @@ def extras(rule: tf.Rule, n: int) -> dict[str, float]:
 
 def run_reference(rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], state_dtype: str | None = None) -> Trajectory:
     """numpy: the meaning."""
+    return list(steps_of_reference(rule, params, grads, state_dtype))
+
+
+def steps_of_reference(
+    rule: tf.Rule, params: Arrays, grads: Sequence[Arrays], state_dtype: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The same, as far as one asks."""
     state = reference.init(rule, params, state_dtype)
-    trajectory = []
     for n, g in enumerate(grads):
         updates, state = reference.update(rule, state, g, params, **extras(rule, n))
         params = {name: _add(p, updates[name]) for name, p in params.items()}
-        trajectory.append(_of_reference(params, state))
-    return trajectory
+        yield _of_reference(params, state)
 
 
 def _add(p: Any, u: Any) -> Any:

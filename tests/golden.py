@@ -1,4 +1,4 @@
-"""Golden trajectories: hashes of every state of every rule after 10, 100 and 1,000 float32 steps.
+"""Golden trajectories: hashes of all that every rule leaves behind in 10, 100 and 1,000 float32 steps.
 
 They hold the meaning of each rule still: whoever changes a formula, an order of operations or a rounding changes a
 hash, on every execution at once, and has to say so by running `.venv/bin/python -m tests.golden`, which writes them
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,15 @@ def inputs(steps: int = STEPS[-1], dtype: str = "float32") -> tuple[dict[str, An
     )
 
 
-def run(execution: Execution, rule: tf.Rule, steps: int = STEPS[-1], dtype: str = "float32") -> Trajectory:
-    """A rule's golden trajectory on one execution; rules that skip get something to skip."""
+def given(rule: tf.Rule, steps: int = STEPS[-1], dtype: str = "float32") -> tuple[dict[str, Any], Sequence[Any]]:
+    """What a rule is given on its golden trajectory; rules that skip get something to skip."""
     params, grads = inputs(steps, dtype)
-    if "applied" in rule.program().output:
-        grads = tuple(map(_poisoned, range(steps), grads))
-    return execution(rule, params, grads)
+    return params, tuple(map(_poisoned, range(steps), grads)) if "applied" in rule.program().output else grads
+
+
+def run(execution: Execution, rule: tf.Rule, steps: int = STEPS[-1], dtype: str = "float32") -> Trajectory:
+    """A rule's golden trajectory on one execution."""
+    return execution(rule, *given(rule, steps, dtype))
 
 
 def _poisoned(n: int, g: dict[str, Any]) -> dict[str, Any]:
@@ -51,19 +55,20 @@ def _poisoned(n: int, g: dict[str, Any]) -> dict[str, Any]:
     return g if special is None else {**g, "b": np.where(np.arange(3) == 1, np.float32(special), g["b"])}
 
 
-def digest(left: dict[str, Any]) -> str:
-    """A hash of everything a step left behind, names included."""
+def digests(trajectory: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """After each step a hash of everything that it and the steps before it left behind, names included."""
     hasher = hashlib.sha256()
-    for name in sorted(left):
-        x = as_integers(left[name])
-        hasher.update(f"{name} {np.shape(left[name])} {x.dtype.itemsize} ".encode())
-        hasher.update(x.astype(x.dtype.newbyteorder("<")).tobytes())
-    return hasher.hexdigest()[:32]
+    for left in trajectory:
+        for name in sorted(left):
+            x = as_integers(left[name])
+            hasher.update(f"{name} {np.shape(left[name])} {x.dtype.itemsize} ".encode())
+            hasher.update(x.astype(x.dtype.newbyteorder("<")).tobytes())
+        yield hasher.hexdigest()[:32]
 
 
 def hashes(trajectory: Trajectory) -> list[str]:
     """The digests after `STEPS`, as far as the trajectory goes."""
-    return [digest(trajectory[n - 1]) for n in STEPS if n <= len(trajectory)]
+    return [digest for n, digest in enumerate(digests(trajectory), start=1) if n in STEPS]
 
 
 HOW = "Write the hashes with `.venv/bin/python -m tests.golden`, and see in `git diff` that no other row changed."

@@ -87,10 +87,8 @@ def run(calls: Sequence[Call], table: Table) -> list[dict[str, Any]]:
 
 
 def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
-    program = call.program
-    for i, node in enumerate(program.nodes):
-        if program.levels[i] != level or node.is_reduction or program.waits(i):
-            continue
+    for i in call.program.due(level):
+        node = call.program.nodes[i]
         if node.op == "input":
             call.values[i] = _input(call, node)
         elif node.sort.is_elementwise:
@@ -150,15 +148,16 @@ class _SharedScalars:
 
     def __call__(self, node: Node, args: list[Any]) -> Any:
         constant = node.static.hex() if isinstance(node.static, float) else node.static
-        key = (node.op, constant, tuple(map(id, args)))
-        if key not in self.known:
+        key = (node.op, constant, *map(id, args))
+        known = self.known.get(key)
+        if known is None:
             if node.op == "const":
                 assert isinstance(node.static, float)
                 value = self.table.constant(node.static)
             else:
                 value = self.table.scalars[node.op](*args)
-            self.known[key] = (value, args)
-        return self.known[key][0]
+            known = self.known[key] = (value, args)
+        return known[0]
 
 
 def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:

@@ -298,9 +298,18 @@ class Program:
         has_reader = bool(self._readers[index])
         return node.sort.is_elementwise and bool(node.args) and has_reader and node.op not in {"meet", "fill", *RANDOM}
 
-    def waits(self, index: int) -> bool:
-        """Whether a node is computed with a `when` other than itself."""
-        return index in self._computed_with or self._decided_with.get(index, index) != index
+    def due(self, level: int) -> tuple[int, ...]:
+        """The nodes of a level that are computed by themselves: no reductions, and nothing that waits for a `when`."""
+        return self._due.get(level, ())
+
+    @cached_property
+    def _due(self) -> Mapping[int, tuple[int, ...]]:
+        due: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            waits = i in self._computed_with or self._decided_with.get(i, i) != i
+            if not node.is_reduction and not waits:
+                due.setdefault(self.levels[i], []).append(i)
+        return {level: tuple(nodes) for level, nodes in due.items()}
 
     def decomposes(self, when: int) -> bool:
         """Whether a matrix is decomposed in a branch, or in one inside of it."""
