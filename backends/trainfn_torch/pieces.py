@@ -159,7 +159,7 @@ class _Cutter:
         self.stages: list[int] = []
         for node in self.nodes:
             behind = max((self.stages[a] for a in node.args), default=0)
-            self.stages.append(behind + (node.op in WHOLE or node.op in DRAWS or node.is_reduction))
+            self.stages.append(behind + (node.op in WHOLE or node.is_reduction))
         self.kept = self._kept()
 
     def cut(self) -> Cut:
