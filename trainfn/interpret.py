@@ -8,6 +8,7 @@ leaf before any of them can go on.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,9 +76,12 @@ class Call:
         return {name: self.values[i] for name, i in self.program.outputs}
 
 
-def run(calls: Sequence[Call], table: Table) -> list[dict[str, Any]]:
-    """Evaluate lowered programs side by side; returns each one's outputs."""
-    scalars = _SharedScalars(table)
+def run(calls: Sequence[Call], table: Table, scalars: SharedScalars | None = None) -> list[dict[str, Any]]:
+    """Evaluate lowered programs side by side; returns each one's outputs.
+
+    scalars: those of the table, which leaves that are evaluated one after the other share.
+    """
+    scalars = scalars or SharedScalars(table)
     last = max((max(call.program.levels, default=0) for call in calls), default=0)
     for level in range(last + 1):
         for call in calls:
@@ -86,11 +90,11 @@ def run(calls: Sequence[Call], table: Table) -> list[dict[str, Any]]:
     return [call.outputs for call in calls]
 
 
-def _evaluate_level(call: Call, level: int, scalars: _SharedScalars) -> None:
+def _evaluate_level(call: Call, level: int, scalars: SharedScalars) -> None:
     for i in call.program.due(level):
         node = call.program.nodes[i]
         if node.op == "input":
-            call.values[i] = _input(call, node)
+            call.values[i] = scalars.given(_input(call, node))
         elif node.sort.is_elementwise:
             _array(call, i, call.values, scalars.table)
         else:
@@ -135,16 +139,21 @@ def _input(call: Call, node: Node) -> Any:
         ) from None
 
 
-class _SharedScalars:
+class SharedScalars:
     """Evaluates scalar nodes, each distinct one once however many leaves ask for it.
 
     Three hundred leaves with equal hyperparameters share one bias correction; under a tracing library that is three
-    hundred times less to compile.  Arguments are told apart by identity and kept, so an identity stays taken.
+    hundred times less to compile.  Arguments are told apart by identity and kept, so an identity stays taken; equal
+    numbers of Python that are given are made one.
     """
 
     def __init__(self, table: Table) -> None:
         self.table = table
         self.known: dict[object, tuple[Any, list[Any]]] = {}
+        self.numbers: dict[tuple[float, float], float] = {}
+
+    def given(self, x: Any) -> Any:
+        return self.numbers.setdefault((x, math.copysign(1.0, x)), x) if isinstance(x, float) else x
 
     def __call__(self, node: Node, args: list[Any]) -> Any:
         constant = node.static.hex() if isinstance(node.static, float) else node.static
@@ -163,9 +172,8 @@ class _SharedScalars:
 def _reduce(calls: Sequence[Call], level: int, table: Table) -> None:
     """Evaluate the reductions that pass `level` ends in; the k-th one over some leaves is the same one in each."""
     for call in calls:
-        nodes = call.program.nodes
-        due = [i for i, node in enumerate(nodes) if node.is_reduction and call.program.levels[i] == level + 1]
-        for i, value in zip(due, call.reduced([nodes[i] for i in due]), strict=True):
+        due = call.program.reductions(level)
+        for i, value in zip(due, call.reduced([call.program.nodes[i] for i in due]), strict=True):
             call.values[i] = value
             call.forget(i)
     for scope in sorted({scope for call in calls for scope in call.program.scopes}):
@@ -179,10 +187,7 @@ def members(programs: Sequence[Program], scope: str) -> list[int]:
 
 
 def _combine(calls: Sequence[Call], scope: str, level: int, table: Table) -> None:
-    which = [
-        [i for i, n in enumerate(call.program.nodes) if n.scope == scope and call.program.levels[i] == level + 1]
-        for call in calls
-    ]
+    which = [[i for i in call.program.reductions(level) if call.program.nodes[i].scope == scope] for call in calls]
     if len({len(some) for some in which}) > 1:
         raise ValueError(LEAVES_DISAGREE)
     for same in zip(*which, strict=True):

@@ -298,6 +298,18 @@ class Program:
         has_reader = bool(self._readers[index])
         return node.sort.is_elementwise and bool(node.args) and has_reader and node.op not in {"meet", "fill", *RANDOM}
 
+    def reductions(self, level: int) -> tuple[int, ...]:
+        """The reductions that pass `level` ends in."""
+        return self._reductions.get(level, ())
+
+    @cached_property
+    def _reductions(self) -> Mapping[int, tuple[int, ...]]:
+        reductions: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            if node.is_reduction:
+                reductions.setdefault(self.levels[i] - 1, []).append(i)
+        return {level: tuple(nodes) for level, nodes in reductions.items()}
+
     def due(self, level: int) -> tuple[int, ...]:
         """The nodes of a level that are computed by themselves: no reductions, and nothing that waits for a `when`."""
         return self._due.get(level, ())
@@ -361,7 +373,7 @@ class Program:
         return tuple(self._phase(level, level == last) for level in range(last + 1))
 
     def _phase(self, level: int, is_last: bool) -> Phase:
-        reductions = tuple(i for i, n in enumerate(self.nodes) if n.is_reduction and self.levels[i] == level + 1)
+        reductions = self.reductions(level)
         stored = {name: i for name, i in self.outputs if self.nodes[i].sort.is_elementwise} if is_last else {}
         needed = self._needed([a for r in reductions for a in self.nodes[r].args] + list(stored.values()))
         elementwise = tuple(i for i in needed if self.nodes[i].sort.is_elementwise)

@@ -20,7 +20,7 @@ import torch
 
 from trainfn import random, reference
 from trainfn.elementary import grids, slices
-from trainfn.interpret import Call, run
+from trainfn.interpret import Call, SharedScalars, run
 from trainfn.lowering import lower
 from trainfn.program import Program, Sort
 from trainfn.reference import FLUSHED_BELOW
@@ -63,8 +63,9 @@ def step(
     if applied is False:
         return False
     together = [leaves] if any(leaf.is_coupled for leaf in leaves) else [[leaf] for leaf in leaves]
+    scalars = SharedScalars(TABLE)
     for some in together:
-        results = run([call(leaf, total, written(leaf)) for leaf in some], TABLE)
+        results = run([call(leaf, total, written(leaf)) for leaf in some], TABLE, scalars)
         for leaf, result in zip(some, results, strict=True):
             _store(leaf, result, applied)
     count([*(leaf.step for leaf in leaves), *([] if updates is None else [updates])], both(applied, counted))
