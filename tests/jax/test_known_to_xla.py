@@ -28,10 +28,16 @@ GRADS[0] = GRADS[0].at[0].set(-0.0)  # a first moment that starts with 0 is +0 a
 
 def training(tx: Any, params: Any, grads: Any) -> list[Any]:
     """Two updates from the beginning, all that they leave, and what becomes of it in the user's hands."""
-    params = {"made": jnp.ones(SIZE), "closed over": PARAMS, "known gradient": params}
+    params = {
+        "made": jnp.ones(SIZE),
+        "closed over": PARAMS,
+        "known gradient": params,
+        "matrix": PARAMS[:12].reshape(4, 3),
+    }
     state, results = tx.init(params), []
     for n, (g, known) in enumerate(zip(grads, GRADS, strict=True)):
-        updates, state = tx.update({"made": g, "closed over": g, "known gradient": known}, state, params, value=loss(n))
+        given = {"made": g, "closed over": g, "known gradient": known, "matrix": known[:12].reshape(4, 3)}
+        updates, state = tx.update(given, state, params, value=loss(n))
         params = optax.apply_updates(params, updates)
         numbers_left = [x for x in jax.tree.leaves((updates, state)) if x.dtype == jnp.float32]
         results += [params, updates, state, [[x + number for number in SUMMANDS] for x in numbers_left]]
