@@ -66,7 +66,6 @@ ROWS: tuple[Row, ...] = (
         tf.muon,
         lr=1e-2,
         weight_decay=0.1,
-        precision="highest",
         torch=Namesake("Muon", {"lr": 1e-2}, matrices_only=True, in_bfloat16=True),
         edges={"momentum": (0.0,), "eps": (0.0,), "weight_decay": (0.0,)},
     ),
