@@ -26,7 +26,8 @@ from tests.inputs import numbers
 from trainfn import Array, decompositions, reference
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
-from trainfn.program import COSTLY, DECOMPOSITIONS
+from trainfn.order import order_of
+from trainfn.program import COSTLY, DECOMPOSITIONS, Node, Program, Sort
 from trainfn.verbs import (
     axis_sum,
     eigenvectors,
@@ -594,3 +595,22 @@ def test_elementwise_rules_have_no_branches() -> None:
     program = tf.accumulate(tf.adam(), k=2).program(tf.Leaf("w", (3, 4)))
     assert program.is_elementwise
     assert not any(node.op in DECOMPOSITIONS | {"when"} for node in program.nodes)
+
+
+@pytest.mark.parametrize(
+    ("read", "together", "branches"),
+    [(5, {5: (5,), 7: (7,)}, {5: (3, 4), 7: (6,)}), (4, {7: (5, 7)}, {7: (3, 4, 6)})],
+)
+def test_the_order_of_the_example(read: int, together: Any, branches: Any) -> None:
+    """That of `trainfn.order`; 6 reads 5, or 4."""
+    g, due, root = (
+        Node("input", (), Sort.FLAG if name == "due" else Sort.ARRAY, name) for name in ("g", "due", "root")
+    )
+    rest = [("mul", (0, 0)), ("sqrt", (3,)), ("when", (1, 4, 2)), ("mul", (0, read)), ("when", (1, 6, 0))]
+    nodes = (g, due, root, *(Node(op, args, Sort.ARRAY) for op, args in rest))
+    order = order_of(Program(nodes, (("state.root", 5), ("update", 7))))
+    assert (order.together, order.branches) == (together, branches)
+    waiting = {i for branch in branches.values() for i in branch} | {i for some in together.values() for i in some[:-1]}
+    assert order.due(0) == tuple(i for i in range(8) if i not in waiting)
+    if read == 5:
+        assert order.spent == ((), (), (), (), (3,), (2,), (), (0, 1))

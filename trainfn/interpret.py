@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainfn.order import Order, order_of
 from trainfn.program import GLOBAL, STATIC, Node, Program, Sort
 
 LEAVES_DISAGREE = (
@@ -50,9 +51,11 @@ class Call:
     inputs: Mapping[str, Any]
     arrays: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     values: list[Any] = field(default_factory=list)
+    order: Order = field(init=False)
 
     def __post_init__(self) -> None:
         self.values = [None] * len(self.program.nodes)
+        self.order = order_of(self.program)
 
     def arguments(self, node: Node) -> list[Any]:
         return [self.values[a] for a in node.args]
@@ -68,7 +71,7 @@ class Call:
         values: those of a branch, where it is computed in one.
         """
         values = self.values if values is None else values
-        for spent in self.program.spent[index]:
+        for spent in self.order.spent[index]:
             values[spent] = None
 
     @property
@@ -91,7 +94,7 @@ def run(calls: Sequence[Call], table: Table, scalars: SharedScalars | None = Non
 
 
 def _evaluate_level(call: Call, level: int, scalars: SharedScalars) -> None:
-    for i in call.program.due(level):
+    for i in call.order.due(level):
         node = call.program.nodes[i]
         if node.op == "input":
             call.values[i] = scalars.given(_input(call, node))
@@ -110,19 +113,19 @@ def _array(call: Call, index: int, values: list[Any], table: Table) -> None:
         values[index] = _operation(call, node)(*(values[a] for a in node.args))
         return
     compute = functools.partial(_branch, call, index, values, table)
-    otherwise = [values[program.nodes[i].args[2]] for i in program.together[index]]
-    chosen = table.branch(values[node.args[0]], compute, otherwise, program.decomposes(index))
-    for i, x in zip(program.together[index], chosen, strict=True):
+    otherwise = [values[program.nodes[i].args[2]] for i in call.order.together[index]]
+    chosen = table.branch(values[node.args[0]], compute, otherwise, call.order.decomposes(index))
+    for i, x in zip(call.order.together[index], chosen, strict=True):
         values[i] = x
 
 
 def _branch(call: Call, when: int, values: Sequence[Any], table: Table) -> list[Any]:
     """What is decided with a `when` whose flag holds, from the arrays behind it that nothing else needs."""
     inside = list(values)  # what is computed inside stays inside
-    for i in call.program.branches[when]:
+    for i in call.order.branches[when]:
         _array(call, i, inside, table)
         call.forget(i, inside)
-    return [inside[call.program.nodes[i].args[1]] for i in call.program.together[when]]
+    return [inside[call.program.nodes[i].args[1]] for i in call.order.together[when]]
 
 
 def _operation(call: Call, node: Node) -> Callable[..., Any]:
