@@ -8,7 +8,7 @@ numbers rounded to those grids, which are exact and therefore free of order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -66,13 +66,17 @@ def _max(graph: Graph, node: Node, x: Any) -> Value:
 def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum.
 
-    A leaf's sum of ones is its size, shards included, which every backend knows: no pass counts it.
+    A leaf's sum of ones is its size, shards included, which every backend knows: no pass counts it.  Where a condition
+    holds is counted in one pass: the largest is 1, and nothing is left over.
     """
     scope = node.static
     arrays = tuple(f.index for f in factors)
     count = graph.input(f"count.{LEAF if scope == LEAF else GLOBAL}", Sort.SCALAR)
     if scope == LEAF and all(_is_one(graph, f) for f in factors):
         return count
+    if len(factors) == 1 and _is_flags(graph, factors[0]):
+        one: Any = graph.emit("const", (), Sort.SCALAR, 1.0)
+        return graph.emit("sum_coarse", (elementary.coarse_grid(one, count).index, *arrays), Sort.SCALAR, scope)
     largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)
     coarse: Any = elementary.coarse_grid(largest, count)
     fine: Any = elementary.fine_grid(coarse, count)
@@ -96,8 +100,19 @@ def _draw(graph: Graph, word: int, seed: Any, *data: Any) -> Any:
 
 
 def _is_one(graph: Graph, x: Value) -> bool:
-    fill = graph.nodes[x.index]
-    return fill.op == "fill" and graph.nodes[fill.args[0]].static == 1.0
+    return graph.nodes[x.index].op == "fill" and _constant(graph, x.index) == 1.0
+
+
+def _is_flags(graph: Graph, x: Value) -> bool:
+    """Whether x is 1 where a condition holds and 0 elsewhere, or the other way round."""
+    node = graph.nodes[x.index]
+    return node.op == "where" and {_constant(graph, i) for i in node.args[1:]} == {0.0, 1.0}
+
+
+def _constant(graph: Graph, index: int) -> Hashable:
+    """The number that an array has in all places, if the program says it."""
+    node = graph.nodes[index]
+    return graph.nodes[node.args[0]].static if node.op in ("meet", "fill") else None
 
 
 def _where(condition: Any, x: Any, y: Any) -> Value:

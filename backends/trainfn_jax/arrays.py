@@ -264,8 +264,10 @@ class LeafCall(Call):
     def reduced(self, nodes: Sequence[Node]) -> Iterator[Any]:
         due = [(node.op, self.arguments(node)) for node in nodes]
         largest = iter(reductions.maxima([(op, self._whole(*xs)) for op, xs in due if not op.startswith("sum")]))
-        pairs = [tuple(xs) for op, xs in due if op == "sum_fine"]  # lowering makes both sums or none
-        sums = self._sums([(coarse, fine, xs) for coarse, fine, *xs in pairs])
+        # Where lowering makes one sum only, nothing is left over for the other.
+        asked = {_identities([coarse, *xs]): (coarse, coarse, xs) for coarse, *xs in _of("sum_coarse", due)}
+        asked |= {_identities([coarse, *xs]): (coarse, fine, xs) for coarse, fine, *xs in _of("sum_fine", due)}
+        sums = self._sums(list(asked.values()))
         for op, xs in due:
             if op == "sum_coarse":
                 yield sums[_identities(xs)][0]
@@ -293,6 +295,10 @@ class LeafCall(Call):
         like = next(iter(arrays.values()), self.like)
         numbers = {id(x): spread(x, like) for x in xs if not np.ndim(x)}
         return tuple((arrays | numbers)[id(x)] for x in xs)
+
+
+def _of(op: str, due: Sequence[tuple[str, list[Any]]]) -> list[list[Any]]:
+    return [xs for own, xs in due if own == op]
 
 
 def _identities(xs: Sequence[Any]) -> tuple[int, ...]:
