@@ -21,6 +21,23 @@ from trainfn import rules
 from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
 
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
+
 
 class _Namesake(Optimizer):
     """An optimizer that torch has, too, with what all of torch's take."""
