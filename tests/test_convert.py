@@ -1067,6 +1067,43 @@ def test_a_state_of_another_rule() -> None:
         Torch(params, _torch_adamw).load(known).snapshot(rule=tf.sgd(momentum=0.9))
 
 
+class Shadow(NamedTuple):
+    """The state of a transformation that nobody here knows."""
+
+    shadow: Any
+
+
+def test_optax_arrays_that_are_not_the_rules_are_not_dropped() -> None:
+    import jax
+    import optax
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    _, params = _trained()
+    adam, ema = optax.adam(LR), optax.ema(0.9)
+    for state, rule, message in (
+        (adam.init(params), tf.lion(), "the state also has nu, which is nothing of lion: ScaleByAdamState is"),
+        (trainfn_jax.adam(LR).init(params), tf.lion(), "has nu, which is nothing of lion"),
+        (optax.amsgrad(LR).init(params), tf.adam(), "has nu_max, which is nothing of adam: ScaleByAmsgradState is"),
+        (adam.init(params), tf.sgd(), "has mu, which is nothing of sgd: ScaleByAdamState is"),
+        (optax.chain(ema, adam).init(params), tf.adam(), "has ema, which is nothing of adam: EmaState is"),
+        (optax.MultiSteps(adam, 2).init(params), tf.lion(), "has nu, which is nothing of lion"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            snapshot(state, rule, params)
+    with pytest.raises(ValueError, match="has mu, which is nothing of sgd"):
+        filled(adam.init(params), snapshot(optax.sgd(LR).init(params), tf.sgd(), params).at(3), params)
+    foreign = (Shadow(jax.tree.map(np.asarray, params)), adam.init(params))
+    assert set(snapshot(foreign, tf.adam(), params).leaves["layers_0/bias"].values) == {"m", "v"}
+    whole = tf.chain(tf.average_gradient(), tf.adam())
+    assert set(snapshot(optax.chain(ema, adam).init(params), whole, params).leaves["layers_0/bias"].values) == {
+        "mean",
+        "m",
+        "v",
+    }
+
+
 def _adamw(amsgrad: bool, ours: bool) -> Callable[[Any], Any]:
     import torch
 
