@@ -100,6 +100,12 @@ def test_calls_for_names_are_what_the_drop_ins_make() -> None:
             assert as_leaves_see(written) == as_leaves_see(made), entry.name
 
 
+def test_only_optimizers_are_public_in_torchs_place() -> None:
+    public = {n for n in dir(trainfn_torch.optim) if isinstance(getattr(trainfn_torch.optim, n), type) and n[0] != "_"}
+    of_ours = {n for n in public if getattr(trainfn_torch.optim, n).__module__ == "trainfn_torch.optim"}
+    assert of_ours == {*trainfn_torch.optim.__all__}
+
+
 def test_no_drop_in_is_left_out() -> None:
     shown = {entry.drop_in for entry in _entries()}
     for ours, theirs in (

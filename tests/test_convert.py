@@ -614,6 +614,21 @@ def test_a_file_behind_a_link_is_replaced_and_stays_as_private_as_it_was(tmp_pat
     _assert_same(Snapshot.load(path, tf.lion()), _small())
 
 
+def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    known, _ = _trained()
+    for letter in ("a", "\u00e4"):
+        path = tmp_path / (letter * (255 // len(letter.encode()) - 1))
+        known.save(path)
+        _assert_same(Snapshot.load(path, known.rule), known)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_snapshot_prints_on_a_line() -> None:
+    known, params = _trained()
+    size = 2 * sum(x.nbytes for layer in params.values() for x in layer.values())
+    assert repr(known) == f"<Snapshot of adamw: updates=5, {len(known.leaves)} leaves, {size:,} bytes>"
+
+
 def test_counts_may_be_numpys(tmp_path: Path) -> None:
     count, leaf = np.int64(3), LeafState(np.int64(3), (2,), {"m": np.zeros(2, np.float32)})
     snapshot = Snapshot(tf.lion(), count, {"w": leaf}, {})
@@ -1211,6 +1226,33 @@ def test_torchs_parameters_must_have_names() -> None:
     lbfgs = torch.optim.LBFGS(list(run.params.values()))
     with pytest.raises(TypeError, match="no rule of trainfn is known to be LBFGS"):
         snapshot(lbfgs, run.params.items())
+
+
+def test_names_are_pairs() -> None:
+    import torch
+
+    from trainfn_torch.convert import arrays, snapshot
+
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p])
+    wrong: Any
+    for wrong, what in (
+        ([p], r"a Parameter of shape \(2,\)"),
+        (p, r"a Tensor of shape \(\)"),
+        (["w"], "'w'"),
+        ("w", "'w'"),
+        ({"w": p}, r"\{'w': "),
+        ([("w", 3.0)], r"\('w', 3.0\)"),
+        ([(p, "w")], r"\(Parameter containing"),
+        (3, "3"),
+    ):
+        for call in (
+            lambda w: snapshot(optimizer, w),
+            lambda w: snapshot(optimizer.state_dict(), w, rule=tf.sgd()),
+            arrays,
+        ):
+            with pytest.raises(TypeError, match=f"pairs of a name and a tensor, .*not {what}"):
+                call(wrong)
 
 
 def test_what_wrappers_put_before_names_does_not_matter() -> None:

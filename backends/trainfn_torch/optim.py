@@ -10,14 +10,13 @@ torch, and cannot be changed later.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from trainfn import rules
+from trainfn import hyperparameters, rules
 from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
 
@@ -72,7 +71,7 @@ def _known_instead(name: str, made: type[_Namesake]) -> str:
     names += [
         n for n, p in inspect.signature(_Namesake).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "fixed"
     ]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = hyperparameters.nearest(name, names)
     return f"; did you mean {close[0]}?" if close else f"; it has {', '.join(dict.fromkeys(names))}."
 
 
