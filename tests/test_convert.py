@@ -614,6 +614,21 @@ def test_a_file_behind_a_link_is_replaced_and_stays_as_private_as_it_was(tmp_pat
     _assert_same(Snapshot.load(path, tf.lion()), _small())
 
 
+def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    known, _ = _trained()
+    for letter in ("a", "\u00e4"):
+        path = tmp_path / (letter * (255 // len(letter.encode()) - 1))
+        known.save(path)
+        _assert_same(Snapshot.load(path, known.rule), known)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_snapshot_prints_on_a_line() -> None:
+    known, params = _trained()
+    size = 2 * sum(x.nbytes for layer in params.values() for x in layer.values())
+    assert repr(known) == f"<Snapshot of adamw: updates=5, {len(known.leaves)} leaves, {size:,} bytes>"
+
+
 def test_counts_may_be_numpys(tmp_path: Path) -> None:
     count, leaf = np.int64(3), LeafState(np.int64(3), (2,), {"m": np.zeros(2, np.float32)})
     snapshot = Snapshot(tf.lion(), count, {"w": leaf}, {})
@@ -1067,6 +1082,43 @@ def test_a_state_of_another_rule() -> None:
         Torch(params, _torch_adamw).load(known).snapshot(rule=tf.sgd(momentum=0.9))
 
 
+class Shadow(NamedTuple):
+    """The state of a transformation that nobody here knows."""
+
+    shadow: Any
+
+
+def test_optax_arrays_that_are_not_the_rules_are_not_dropped() -> None:
+    import jax
+    import optax
+
+    import trainfn_jax
+    from trainfn_jax.convert import filled, snapshot
+
+    _, params = _trained()
+    adam, ema = optax.adam(LR), optax.ema(0.9)
+    for state, rule, message in (
+        (adam.init(params), tf.lion(), "the state also has nu, which is nothing of lion: ScaleByAdamState is"),
+        (trainfn_jax.adam(LR).init(params), tf.lion(), "has nu, which is nothing of lion"),
+        (optax.amsgrad(LR).init(params), tf.adam(), "has nu_max, which is nothing of adam: ScaleByAmsgradState is"),
+        (adam.init(params), tf.sgd(), "has mu, which is nothing of sgd: ScaleByAdamState is"),
+        (optax.chain(ema, adam).init(params), tf.adam(), "has ema, which is nothing of adam: EmaState is"),
+        (optax.MultiSteps(adam, 2).init(params), tf.lion(), "has nu, which is nothing of lion"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            snapshot(state, rule, params)
+    with pytest.raises(ValueError, match="has mu, which is nothing of sgd"):
+        filled(adam.init(params), snapshot(optax.sgd(LR).init(params), tf.sgd(), params).at(3), params)
+    foreign = (Shadow(jax.tree.map(np.asarray, params)), adam.init(params))
+    assert set(snapshot(foreign, tf.adam(), params).leaves["layers_0/bias"].values) == {"m", "v"}
+    whole = tf.chain(tf.average_gradient(), tf.adam())
+    assert set(snapshot(optax.chain(ema, adam).init(params), whole, params).leaves["layers_0/bias"].values) == {
+        "mean",
+        "m",
+        "v",
+    }
+
+
 def _adamw(amsgrad: bool, ours: bool) -> Callable[[Any], Any]:
     import torch
 
@@ -1174,6 +1226,33 @@ def test_torchs_parameters_must_have_names() -> None:
     lbfgs = torch.optim.LBFGS(list(run.params.values()))
     with pytest.raises(TypeError, match="no rule of trainfn is known to be LBFGS"):
         snapshot(lbfgs, run.params.items())
+
+
+def test_names_are_pairs() -> None:
+    import torch
+
+    from trainfn_torch.convert import arrays, snapshot
+
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([p])
+    wrong: Any
+    for wrong, what in (
+        ([p], r"a Parameter of shape \(2,\)"),
+        (p, r"a Tensor of shape \(\)"),
+        (["w"], "'w'"),
+        ("w", "'w'"),
+        ({"w": p}, r"\{'w': "),
+        ([("w", 3.0)], r"\('w', 3.0\)"),
+        ([(p, "w")], r"\(Parameter containing"),
+        (3, "3"),
+    ):
+        for call in (
+            lambda w: snapshot(optimizer, w),
+            lambda w: snapshot(optimizer.state_dict(), w, rule=tf.sgd()),
+            arrays,
+        ):
+            with pytest.raises(TypeError, match=f"pairs of a name and a tensor, .*not {what}"):
+                call(wrong)
 
 
 def test_what_wrappers_put_before_names_does_not_matter() -> None:

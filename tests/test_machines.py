@@ -154,6 +154,7 @@ def test_it_prints_as_formulas() -> None:
         (lambda: tf.greedy(floor=2.0), "floor = 2.0 must be at least 0, and at most ceiling = 1.0"),
         (lambda: tf.reduce_on_plateau()(None, 1.0), "the state is what init or the last call returned, not None"),
         (lambda: _called_with(), "reduce_on_plateau takes a state and metric; 1 were given"),
+        (lambda: _called_with(None), "reduce_on_plateau: metric is None: call it with what was measured"),
         (lambda: _called_with("0.5"), r"'0.5' \(str\) is no number of Python, numpy, torch or JAX"),
     ],
 )

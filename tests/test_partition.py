@@ -239,6 +239,23 @@ def test_a_pattern_that_matches_nothing_is_named(library: str, what: str) -> Non
         START[library](rule, inputs()[0])
 
 
+@pytest.mark.parametrize("library", ["reference", "jax"])
+def test_a_misspelt_pattern_is_named_rather_than_the_leaf_it_misses(library: str) -> None:
+    rules = (
+        tf.sgd(lr=tf.layer_decay(1.0, 0.5, ["embed*", "9.*"])),
+        tf.partition({"embed*": tf.sgd(), "9.*": tf.adam()}),
+    )
+    for rule in rules:
+        with pytest.raises(ValueError, match=r"'9\.\*' is no leaf of this model"):
+            START[library](rule, inputs()[0])
+
+
+def test_layers_are_one_or_more() -> None:
+    for layers in ([], "embed*", ["0.*", "0.*"]):
+        with pytest.raises(ValueError, match="layer_decay takes a sequence of layers"):
+            tf.layer_decay(1.0, 0.5, layers)
+
+
 def test_patterns_need_names_in_torch() -> None:
     import torch
 

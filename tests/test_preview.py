@@ -103,11 +103,24 @@ def test_leaves_of_what_each_library_has(capsys: pytest.CaptureFixture[str], mon
             shown(params)
 
 
+def test_the_suffix_says_what_sort_of_picture_it_is(tmp_path: Path) -> None:
+    for name, start in (("a.svg", b"<?xml"), ("b.pdf", b"%PDF"), ("c.PNG", b"\x89PNG")):
+        assert preview.plot(tf.constant(1.0), 3, tmp_path / name).read_bytes().startswith(start)
+    for name in ("a.jpeg", "a"):
+        with pytest.raises(ValueError, match=rf"{name}: a picture ends in \.png, \.svg, \.pdf"):
+            preview.plot(tf.constant(1.0), 3, tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing to write"):
+        preview.plot(tf.constant(1.0), 3, tmp_path / "missing" / "a.png")
+    assert {f.name for f in tmp_path.iterdir()} == {"a.svg", "b.pdf", "c.PNG"}
+
+
 @pytest.mark.parametrize(
     ("schedules", "steps", "message"),
     [
         (tf.warmup, 3, r"Call it first, as in warmup\(peak, steps, start=0.0\)"),
         ([0.1], 3, "schedules are drawn, not 0.1"),
+        (tf.adamw(), 3, r"not the rule adamw: give those it has, as in rule\.hyper\['lr'\]"),
+        (tf.adamw, 3, "not the rule adamw"),
         ([], 3, "no schedules"),
         (tf.constant(1.0), 0, "steps = 0 must be at least 1"),
     ],

@@ -119,12 +119,15 @@ def test_gauss_newton_bartlett_squares_the_gradient_of_the_mean() -> None:
 
 def test_an_unknown_estimator_is_refused() -> None:
     with pytest.raises(TypeError, match="estimator is 'gauss-newton-bartlett' or 'hutchinson', not 'hessian'"):
-        tf.sophia(estimator="hessian").program()
+        tf.sophia(estimator="hessian")
+    with pytest.raises(TypeError, match=r"sophia needs batch_size, .*in language models of tokens"):
+        tf.sophia(lr=1e-4)
+    assert "batch_size" not in tf.sophia(estimator="hutchinson").hyper
 
 
 def test_a_loop_asks_the_state_which_call_is_due() -> None:
     """As the docstring says, in torch and under jit, with the same bits; the counts are those of updates."""
-    rule = tf.sophia(lr=tf.warmup(1e-2, 5), every=2)
+    rule = tf.sophia(lr=tf.warmup(1e-2, 5), every=2, batch_size=2)
     grads, estimates = gradients(5, dtype=np.float32), gradients(3, 777, np.float32)
     tensors = {k: torch.tensor(p, requires_grad=True) for k, p in model(np.float32).items()}
     optimizer = trainfn_torch.Optimizer(list(tensors.items()), rule)

@@ -63,7 +63,7 @@ class LeafState:
     values: Mapping[str, Numbers]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Snapshot:
     """The state of an optimizer, in the core's words.
 
@@ -87,6 +87,13 @@ class Snapshot:
             _check(self.rule, name, leaf)
         if self.leaves:
             _check_model(self)
+
+    def __repr__(self) -> str:
+        arrays = [*self.model.values(), *(x for leaf in self.leaves.values() for x in leaf.values.values())]
+        return (
+            f"<Snapshot of {self.rule.name}: updates={self.updates}, {len(self.leaves)} leaves, "
+            f"{sum(x.nbytes for x in arrays):,} bytes>"
+        )
 
     def fields(self, name: str) -> tuple[Field, ...]:
         """Those of a leaf, in the rule's order; it has values for all of them or for none."""

@@ -18,7 +18,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     file may read the new one; what stands behind a link is replaced, and not the link.
     """
     path = Path(os.path.realpath(path))
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}")
+    beside = path.with_name(f".{_cut(path.name)}.{os.getpid()}.{get_ident()}")
     try:
         yield beside
         with open(beside, "rb+") as file:
@@ -28,3 +28,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _cut(name: str) -> str:
+    """As much of a name as leaves room for more, of the 255 bytes that file systems allow."""
+    return os.fsencode(name)[:200].decode(errors="ignore")

@@ -6,14 +6,16 @@ their own scalars (a traced learning rate).  The names are the field's, so what 
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from trainfn.policies import Policy
 from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
 
@@ -119,6 +121,51 @@ DOMAINS: Mapping[str, Domain] = {
 }
 
 
+# What the libraries and other code call these: for what an error says of a name that a rule has not.
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "learning_rate": ("lr",),
+    "max_learning_rate": ("lr",),
+    "max_lr": ("lr",),
+    "step_size": ("lr",),
+    "betas": ("b1", "b2", "b3"),
+    "beta": ("b1", "momentum"),
+    "beta1": ("b1",),
+    "beta_1": ("b1",),
+    "beta2": ("b2",),
+    "beta_2": ("b2",),
+    "beta3": ("b3",),
+    "mu": ("momentum",),
+    "epsilon": ("eps",),
+    "alpha": ("decay",),
+    "decay_rate": ("decay",),
+    "wd": ("weight_decay",),
+    "weight_decay_rate": ("weight_decay",),
+    "decoupled_weight_decay": ("weight_decay",),
+    "clipping_threshold": ("d",),
+    "clip_norm": ("max_norm",),
+    "clip_value": ("max_value",),
+    "clipping": ("max_ratio",),
+    "max_delta": ("max_value",),
+    "threshold": ("max_rms",),
+}
+
+
+def unknown(owner: str, names: Iterable[str], known: Iterable[str]) -> str:
+    """What an error says of names that a rule does not have: those that it has, and which of these are meant."""
+    names, known = list(names), list(known)
+    text = f"{owner} has no hyperparameter {', '.join(names)}; it has {', '.join(known) or 'none'}."
+    for name in names:
+        if meant := nearest(name, known):
+            text += f" {name} is {', '.join(meant)} here."
+    return text
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Which of the known names are meant by one that is unknown: another word for them, or one that is spelt alike."""
+    known = list(known)
+    return [k for k in SYNONYMS.get(name, ()) if k in known] or difflib.get_close_matches(name, known, n=1)
+
+
 class Inherited:
     """A hyperparameter that is another link's: the one of that name which the nearest link before it has."""
 
@@ -179,8 +226,9 @@ def resolve(owner: str, name: str, value: Any, leaf: Leaf) -> Any:
     try:
         result = value(leaf)
     except Exception as error:
+        hint = "" if isinstance(value, Policy) else f" {_OF_THE_STEP}"
         error.add_note(
-            f"while asking {owner}'s function for {name} about leaf {leaf.name!r} of shape {leaf.shape}. {_OF_THE_STEP}"
+            f"while asking {owner}'s function for {name} about leaf {leaf.name!r} of shape {leaf.shape}.{hint}"
         )
         raise
     if is_leaf_function(result) and not is_family(result):

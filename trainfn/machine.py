@@ -55,6 +55,9 @@ class Machine:
             raise TypeError(f"{self.name}: the state is what init or the last call returned, not {state!r}.")
         if len(signals) != len(self.signals):
             raise TypeError(f"{self.name} takes a state and {', '.join(self.signals)}; {1 + len(signals)} were given.")
+        for name, x in zip(self.signals, signals, strict=True):
+            if x is None:
+                raise TypeError(f"{self.name}: {name} is None: call it with what was measured, when something was.")
         before = {f"state.{k}": v for k, v in state._asdict().items()}
         now = dict(zip(self.signals, signals, strict=True))
         evaluate = backend_of(*before.values(), *signals).evaluate

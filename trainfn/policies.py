@@ -93,7 +93,7 @@ def layer_decay(value: Any, factor: float, layers: Sequence[Case]) -> Policy:
     The layers are cases as in `by_leaf`, from the input on; the value is a number or a schedule (Clark et al.,
     arXiv:2003.10555v1, who decay the learning rate so in fine-tuning).
     """
-    if isinstance(layers, str) or len(set(layers)) < len(layers):
+    if isinstance(layers, str) or not layers or len(set(layers)) < len(layers):
         raise ValueError(f"layer_decay takes a sequence of layers, each once, not {layers!r}.")
     return by_leaf({case: value * factor ** (len(layers) - 1 - k) for k, case in enumerate(layers)})
 

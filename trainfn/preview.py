@@ -21,23 +21,30 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from trainfn.files import replacing
-from trainfn.rule import Rule, resolve
+from trainfn.rule import Definition, Rule, resolve
 from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
 
 Schedules: TypeAlias = Schedule | Iterable[Schedule] | Mapping[str, Schedule]
 
+_PICTURES = ("png", "svg", "pdf")
 _MOST_POINTS = 2000  # more than a picture has pixels
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def plot(schedules: Schedules, steps: int, path: str | os.PathLike[str] = "schedules.png") -> Path:
-    """Draw schedules over the steps 0 ... steps - 1 into a PNG file, and return its path.
+    """Draw schedules over the steps 0 ... steps - 1 into a file, and return its path.
 
-    `schedules` is one schedule, several, or a dictionary of them by label.  The file is replaced as a whole or not at
-    all.
+    `schedules` is one schedule, several, or a dictionary of them by label.  The suffix of the path says what sort of
+    picture it is: .png, .svg or .pdf.  The file is replaced as a whole or not at all; its folder must be there.
     """
     named = _named(schedules)
+    path = Path(path)
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in _PICTURES:
+        raise ValueError(f"{path}: a picture ends in {', '.join(f'.{known}' for known in _PICTURES)}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent} to write the picture to; make it first.")
     figure_module = _import("matplotlib.figure")
     figure = figure_module.Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -48,8 +55,8 @@ def plot(schedules: Schedules, steps: int, path: str | os.PathLike[str] = "sched
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper left", fontsize="small", frameon=False)
     with replacing(path) as beside:
-        figure.savefig(beside, format="png", dpi=150)
-    return Path(path)
+        figure.savefig(beside, format=kind, dpi=150)
+    return path
 
 
 def table(schedules: Schedules, steps: int, rows: int = 11) -> None:
@@ -117,6 +124,11 @@ def _spell(value: Any) -> str:
 
 
 def _named(schedules: Schedules) -> dict[str, Schedule]:
+    if isinstance(schedules, Rule | Definition):
+        raise TypeError(
+            f"schedules are drawn, not the rule {schedules.name}: give those it has, as in "
+            "rule.hyper['lr']; leaves(rule, params) shows which leaf gets what."
+        )
     if isinstance(schedules, Mapping):
         named = {str(label): schedule for label, schedule in schedules.items()}
     else:

@@ -57,6 +57,7 @@ POSITIONAL = ("inner", "step", "state", "g", "p", *EXTRAS)
 RESERVED = frozenset(
     {*POSITIONAL, "count", "update", "updates", "applied", "counted", "params", "param_names", "maximize", "initial_lr"}
 )
+_KINDS = {bool: "True or False", int: "a whole number", str: "a string"}  # what options must be, by their defaults
 SORTS_OF_STATE = (Array, LeafScalar, ModelScalar, LeafPair, ModelPair)
 
 
@@ -162,9 +163,7 @@ class Definition:
     def _bind(self, given: Mapping[str, Any], inner: Rule | None) -> Link:
         unknown = [name for name in given if name not in self.defaults]
         if unknown:
-            raise TypeError(
-                f"{self.name} has no hyperparameter {', '.join(unknown)}; it has {', '.join(self.defaults) or 'none'}."
-            )
+            raise TypeError(hyperparameters.unknown(self.name, unknown, self.defaults))
         values = {**self.defaults, **given}
         missing = [name for name, value in values.items() if value is inspect.Parameter.empty]
         if missing:
@@ -176,10 +175,13 @@ class Definition:
             default = self.defaults[name]
             if value is None and name in self.optional:
                 continue
-            if name not in self.options and not isinstance(default, bool | str | None):
+            is_number = not isinstance(default, bool | str | None) or (
+                name in hyperparameters.DOMAINS and value is not None
+            )
+            if name not in self.options and is_number:
                 raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
-            if isinstance(default, bool | int | str) and type(value) is not type(default):
-                raise TypeError(f"{self.name}: the option {name} = {value!r} must be a {type(default).__name__}.")
+            if type(default) in _KINDS and type(value) is not type(default):
+                raise TypeError(f"{self.name}: the option {name} = {value!r} must be {_KINDS[type(default)]}.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
         if self.check is not None:
             self.check(*([] if inner is None else [inner]), **options, **hyper)
@@ -290,11 +292,11 @@ class Rule:
     def check_policies(self, leaves: Iterable[Leaf]) -> None:
         """Raise unless every case of every policy is that of a leaf of this model, and every leaf has one rule."""
         leaves = list(leaves)
+        for policy in self.policies:
+            policy.check(leaves)
         if any(self._paths):
             for leaf in leaves:
                 self.of_leaf(leaf)
-        for policy in self.policies:
-            policy.check(leaves)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:

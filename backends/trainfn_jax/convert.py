@@ -43,6 +43,9 @@ def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
     rule: whose state it is; for one of optax the namesake's rule, with the namesake's options.
     params: the parameters, or their shapes; they name the leaves, `layers_0/kernel`.
 
+    An array of a leaf that is read and that the rule does not keep is an error where it stands beside one that it does,
+    or where optax keeps state of a rule under its name; what any other transformation keeps is passed over.
+
     Leaves that the state leaves out (`optax.masked`) are left out; where `partition` has several rules, each is read
     from its own part.  optax keeps no count of updates with some rules (sgd), so `step` is None there (`Snapshot.at`).
     Of a pair optax has one number.
@@ -50,16 +53,20 @@ def snapshot(state: Any, rule: Rule, params: Any) -> Snapshot:
     places = Places(state, rule, params)
     if any(int(single(node.mini_step)) for node in places.nodes if "mini_step" in node._fields):
         raise ValueError("MultiSteps is accumulating gradients, which would be lost: wait for mini_step = 0.")
-    leaves = {}
+    leaves: dict[str, LeafState] = {}
+    read: Changes = [{} for _ in places.nodes]
     for leaf in places.leaves:
         fields = [f for f in rule.fields_of(leaf) if not f.is_of_model]
         if not fields or any(places.holds(f, leaf) for f in fields):
             found = places.of_leaf(leaf, fields)
             values = {f.name: _read(places, f, leaf, x) for f, (_, x) in found.items()}
+            for f, (node, x) in found.items():
+                read[node].setdefault(places.words[f].attribute, {})[leaf.name] = x
             step = places.count(f"leaf {leaf.name!r}", {node for node, _ in found.values()})
             leaves[leaf.name] = LeafState(step, leaf.shape, values)
     if places.leaves and not leaves:
         raise ValueError(f"the state has nothing of what {rule.name} keeps: it is a state of another rule.")
+    places.check_complete(read, set(leaves))
     steps = [leaf.step for leaf in leaves.values() if leaf.step is not None]
     updates = max(steps) if steps and len(steps) == len(leaves) else places.count("the model", set())
     model = {f.name: _read_of_model(places, f, updates) for f in fields_of_model(rule, places.leaves)}
@@ -90,7 +97,9 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
     for leaf in places.leaves:
         if leaf.name in snapshot.leaves:
             _write_leaf(places, leaf, snapshot, changes)
-    places.check_complete(changes, {name for name, leaf in snapshot.leaves.items() if leaf.values})
+    places.check_complete(
+        changes, {name for name, leaf in snapshot.leaves.items() if leaf.values or not snapshot.fields(name)}
+    )
     for f in fields_of_model(snapshot.rule, places.leaves):
         _write_of_model(places, f, snapshot, changes)
     _write_counts(places, snapshot, changes)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
 
+import trainfn
 from trainfn.convert import listed
 from trainfn.hyperparameters import is_leaf_function
 from trainfn.rule import Field, Rule, resolve
@@ -147,18 +149,21 @@ class Places:
         return sorted(held.difference(names)), [name for name in names if name not in self._names]
 
     def check_complete(self, changes: Changes, names: set[str]) -> None:
-        """Whether named tuples in which these leaves change hold nothing else of them."""
+        """Whether named tuples in which these leaves change, or are read, hold nothing else of them, and whether no
+        other one holds what another rule's state would."""
         of_model = {word.attribute for f, word in self.words.items() if f.is_of_model}
         of_leaves = {word.attribute for f, word in self.words.items() if not f.is_of_model}
         for node, change in zip(self.nodes, changes, strict=True):
-            for attribute in [k for k in node._fields if k not in of_model] if change else ():
+            for attribute in node._fields:
+                if attribute in of_model if change else attribute not in _words_of_optax():
+                    continue
                 values = self.by_leaf(getattr(node, attribute)) or {}
                 for name in sorted(values.keys() & names - change.get(attribute, {}).keys()):
                     is_lacking = attribute in of_leaves and values[name].shape in PLACEHOLDERS
                     if np.issubdtype(values[name].dtype, np.inexact) and not is_lacking:
                         raise ValueError(
                             f"leaf {name!r}: the state also has {attribute}, which is nothing of {self.rule.name}: "
-                            f"{_OTHER}"
+                            f"{type(node).__name__} is a state of another rule, or of other options."
                         )
 
     # -- counts --------------------------------------------------------------------------------------------------------
@@ -194,6 +199,14 @@ class Places:
         if len(known) > 1:
             raise ValueError(f"the state has several counts of updates for {what}: {listed(sorted(known))}.")
         return known.pop() if known else None
+
+
+@cache
+def _words_of_optax() -> frozenset[str]:
+    """What the rules that optax has keep of each leaf, in its words."""
+    return frozenset(
+        words.get(field, field) for rule, words in STATE.items() for field in getattr(trainfn, rule).fields
+    )
 
 
 def _check_number(what: str, rule: Rule, attribute: str, due: int, found: int) -> None:

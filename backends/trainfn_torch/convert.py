@@ -136,7 +136,7 @@ def _numbers(x: Any) -> Numbers:
 
 def arrays(names: NamedTensors) -> dict[str, Numbers]:
     """Parameters, such as `model.named_parameters()`, as arrays by name: for `trainfn.convert.rearranged`."""
-    return {bare(name): _numbers(p) for name, p in names}
+    return {bare(name): _numbers(p) for name, p in _pairs(names)}
 
 
 # -- into torch --------------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def _entries(optimizer: torch.optim.Optimizer, names: NamedTensors | None) -> li
     params = [p for group in optimizer.param_groups for p in group["params"]]
     own = _own_names(optimizer.param_groups)
     if names is not None:
-        name_of = {id(p): name for name, p in names}
+        name_of = {id(p): name for name, p in _pairs(names)}
         nameless = [tuple(p.shape) for p in params if id(p) not in name_of]
         if nameless:
             raise ValueError(
@@ -257,7 +257,7 @@ def _entries(optimizer: torch.optim.Optimizer, names: NamedTensors | None) -> li
 def _entries_of_saved(saved: Mapping[str, Any], names: NamedTensors | None) -> list[_Entry]:
     groups = saved["param_groups"]
     keys = [key for group in groups for key in group["params"]]
-    named = [(bare(name), p) for name, p in names or ()]
+    named = [(bare(name), p) for name, p in _pairs(() if names is None else names)]
     own = _own_names(groups)
     if own is None:
         return _zipped([name for name, _ in named] if named else None, [p for _, p in named], keys, groups)
@@ -266,6 +266,22 @@ def _entries_of_saved(saved: Mapping[str, Any], names: NamedTensors | None) -> l
     if missing:
         raise ValueError(f"the state_dict is of {listed(missing)}, too: give names=model.named_parameters().")
     return _zipped(own, [tensors[bare(name)] for name in own], keys, groups)
+
+
+def _pairs(names: Any) -> list[tuple[str, torch.Tensor]]:
+    """Names and tensors as they were given, after a look at whether they are that."""
+    pairs = list(names) if isinstance(names, Iterable) and not isinstance(names, str | Mapping) else [names]
+    for pair in pairs:
+        is_one = isinstance(pair, tuple | list) and len(pair) == 2
+        if not (is_one and isinstance(pair[0], str) and isinstance(pair[1], torch.Tensor)):
+            raise TypeError(
+                f"names are pairs of a name and a tensor, such as model.named_parameters(), not {_spelt(pair)}."
+            )
+    return pairs
+
+
+def _spelt(x: Any) -> str:
+    return f"a {type(x).__name__} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else f"{x!r:.80}"
 
 
 def _own_names(groups: Sequence[Mapping[str, Any]]) -> list[str] | None:

@@ -12,7 +12,6 @@ groups hold numbers only.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +75,7 @@ def normalise(rule: Rule, names: Names, given: Mapping[str, Any]) -> dict[str, A
         elif name in names.key_of:
             values[name] = value
         elif name not in KEYS_OF_OTHERS and not isinstance(value, str):
-            close = difflib.get_close_matches(name, by_key, n=1)
+            close = hyperparameters.nearest(name, by_key)
             hint = f"; did you mean {close[0]}?" if close else "."
             raise ValueError(
                 f"{rule.name} has no hyperparameter {name}, given in a parameter group; it has "

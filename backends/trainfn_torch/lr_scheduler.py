@@ -382,6 +382,8 @@ class GreedyLR(LRScheduler):
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """Take note of a metric."""
+        if metrics is None:
+            raise TypeError("GreedyLR.step takes the metric of the epoch, and None was given.")
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._window.append(float(metrics))
         metric = math.fsum(self._window) / len(self._window)

@@ -10,16 +10,32 @@ torch, and cannot be changed later.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from trainfn import rules
+from trainfn import hyperparameters, rules
 from trainfn.rule import Rule, chain
 from trainfn_torch.optimizer import Optimizer
+
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Lion",
+    "Muon",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]
 
 
 class _Namesake(Optimizer):
@@ -55,7 +71,7 @@ def _known_instead(name: str, made: type[_Namesake]) -> str:
     names += [
         n for n, p in inspect.signature(_Namesake).parameters.items() if p.kind is p.KEYWORD_ONLY and n != "fixed"
     ]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = hyperparameters.nearest(name, names)
     return f"; did you mean {close[0]}?" if close else f"; it has {', '.join(dict.fromkeys(names))}."
 
 

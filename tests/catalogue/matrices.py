@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trainfn as tf
+from tests.catalogue.calls import written
 from tests.catalogue.row import Namesake, Row, row
 from trainfn.rule import partition
 from trainfn.rules.muon import COEFFICIENTS
@@ -94,7 +95,7 @@ ROWS: tuple[Row, ...] = (
         "muon_optax",
         lambda **h: partition(
             {
-                lambda leaf: leaf.ndim == 2: tf.muon(
+                written("lambda leaf: leaf.ndim == 2"): tf.muon(
                     momentum=0.9,
                     eps=1e-8,
                     weight_decay=0.1,
@@ -177,7 +178,16 @@ ROWS: tuple[Row, ...] = (
         ),
         edges={"b2": (0.0,)},
     ),
-    row(tf.shampoo, "shampoo_averaged", lr=1e-2, b2=0.9, every=2.0, max_size=5, descent={"every": 1.0}),
+    row(
+        tf.shampoo,
+        "shampoo_averaged",
+        lr=1e-2,
+        b2=0.9,
+        every=2.0,
+        max_size=5,
+        for_small=("max_size",),
+        descent={"every": 1.0},
+    ),
     Row(
         "adagrad_shampoo",
         lambda **h: tf.grafted_shampoo(tf.adagrad(**h), every=3.0),
@@ -191,6 +201,7 @@ ROWS: tuple[Row, ...] = (
         lr=1e-2,
         every=1000.0,
         max_size=60,
+        for_small=("max_size",),
         precision="highest",
         peer=Namesake(
             "SOAP",

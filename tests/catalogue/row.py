@@ -58,6 +58,7 @@ class Row:
     edges: hyperparameter values at which formulas degenerate, each applied alone.
     descent: hyperparameters with which 40 steps lead down a quadratic and Rosenbrock's function; else the row's own.
     dtype: of the parameters and gradients whose bits are compared, where low precision is what the rule is about.
+    for_small: hyperparameters that are what they are because the leaves of tests are small.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Row:
     hyper: Mapping[str, Any] = field(default_factory=dict)
     descent: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
+    for_small: tuple[str, ...] = ()
 
     @property
     def is_elementwise(self) -> bool:
@@ -83,6 +85,10 @@ class Row:
     def rule(self, **changes: Any) -> tf.Rule:
         """The rule, with some hyperparameters changed; the same object each time, so that what is compiled is kept."""
         return _built(self.make, tuple({**self.hyper, **changes}.items()))
+
+    def as_used(self) -> tf.Rule:
+        """The rule as a model of a usual size has it."""
+        return _built(self.make, tuple((k, x) for k, x in self.hyper.items() if k not in self.for_small))
 
 
 @cache
@@ -99,7 +105,8 @@ def row(
     peer: Any = None,
     edges: Any = None,
     descent: Any = None,
+    for_small: tuple[str, ...] = (),
     **hyper: Any,
 ) -> Row:
     """A row of the rule `make` with hyperparameters `hyper`, named like the rule unless `name` is given."""
-    return Row(name or make.name, make, torch, optax, peer, edges or {}, hyper, descent or {})
+    return Row(name or make.name, make, torch, optax, peer, edges or {}, hyper, descent or {}, for_small=for_small)

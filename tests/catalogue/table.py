@@ -15,6 +15,8 @@ from typing import Any
 import trainfn as tf
 from benchmarks.catalogue import LAYER, read
 from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
+from tests.catalogue.calls import call, call_of_schedule
+from tests.catalogue.names import of_optax, of_peers, of_torch, of_transformers
 from trainfn.lowering import lower
 from trainfn.program import AXIS, COSTLY, PRODUCTS, Program, Sort
 from trainfn_torch import pieces
@@ -26,30 +28,49 @@ TORCH_TARGET, OPTAX_TARGET = 1.15, 1.05
 HEAD = """# Catalogue
 
 `python -m tests.catalogue.table` wrote this page from `tests/catalogue/`, which the tests run row by row, and from
-`benchmarks/catalogue.json`. Each row is one configuration; `tests/catalogue/` has its hyperparameters.
+`benchmarks/catalogue.json`. Each row is one configuration. What to write in place of a name of torch, optax or another
+library is at [the end](#names-elsewhere).
 
 ## Rules
+
+Calls are in the words of `trainfn`, with what differs from the rule's defaults. `over_debias`, in
+`tests/catalogue/adam.py`, puts eps where pytorch_optimizer has it, before the bias is taken out: leave it away for the
+paper's.
 
 - **Class**: what [the contract](contract.md) promises. *exact*: equal bits. *reductions*: equal bits, with sums or
   maxima over leaves, the model or axes, or matrix products. *bounded*: decompositions of matrices, and libraries' own
   products, which each rounds its own way.
 - **State**: bytes for each float32 parameter of a 512 x 768 matrix, without numbers of a leaf or of the model.
+
+{rules}
+### What a step costs
+
 - **Words** moved to or from memory for each parameter by a step. Ours is counted in the program, as the fused kernels
   run it, or the compiled pieces of a rule that works along axes; `-` where it multiplies matrices. Of torch's foreach
   implementations, and pytorch_optimizer's, every operation counts what it reads and writes. Under jit both are XLA's
   count of the compiled update.
 - **Time** of a step over the namesake's: the median over interleaved pairs with its 95 % interval, and in parentheses
-  what it may be at most: {torch:g} times our words over theirs in torch, {optax:g} under jit. 20 tensors, 4 M
-  parameters.
+  what it may be at most: {torch:g} times our words over theirs in torch, {optax:g} under jit. A median above that is
+  **bold**; [benchmarks/NOTES.md](../benchmarks/NOTES.md) says why, as far as that is known. 20 tensors, 4 M parameters.
 
 {machine}
-"""
+
+{costs}"""
 
 SCHEDULES_HEAD = """
 ## Schedules
 
 All are exact: the same 64 bits everywhere. Besides there are two state machines, of a metric: `reduce_on_plateau`, as
 torch's ReduceLROnPlateau, and `greedy`, GreedyLR ([arXiv:2512.14527v1](https://arxiv.org/abs/2512.14527v1)).
+
+{schedules}
+"""
+
+NAMES_HEAD = """## Names elsewhere
+
+What stands for a name of another library in `trainfn`, with that library's defaults unless it has arguments here, and
+the drop-in that takes its arguments. An argument that upstream leaves open has an example here, lr=0.001 among others;
+schedules of torch are over a base lr of 1. A bare name says what to look at.
 """
 
 
@@ -57,16 +78,16 @@ def page() -> str:
     """The whole page."""
     data = read()
     measured = f"Measured on: {data['machine']}." if data["machine"] else "Nothing is measured yet."
-    rules = _table(
-        (
-            *("rule", "paper", "namesakes", "class", "state"),
-            *("words: ours, torch's", "under jit: ours, optax's", "time in torch", "time under jit"),
-        ),
-        (_rule(row, data["rows"].get(row.name, {})) for row in ROWS),
+    costs = ("rule", "words: ours, torch's", "under jit: ours, optax's", "time in torch", "time under jit")
+    head = HEAD.format(
+        torch=TORCH_TARGET,
+        optax=OPTAX_TARGET,
+        machine=measured,
+        rules=_table(("rule", "call", "paper", "namesakes", "class", "state"), map(_rule, ROWS)),
+        costs=_table(costs, (_cost(row, data["rows"].get(row.name, {})) for row in ROWS)),
     )
-    schedules = _table(("schedule", "paper", "namesakes"), map(_schedule, SCHEDULES))
-    head = HEAD.format(torch=TORCH_TARGET, optax=OPTAX_TARGET, machine=measured)
-    return f"{head}\n{rules}{SCHEDULES_HEAD}\n{schedules}"
+    schedules = _table(("schedule", "call", "paper", "namesakes"), map(_schedule, SCHEDULES))
+    return f"{head}{SCHEDULES_HEAD.format(schedules=schedules)}{NAMES_HEAD}{''.join(_names())}"
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -77,18 +98,26 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
-def _rule(row: Row, known: dict[str, Any]) -> Sequence[str]:
-    rule = row.rule()
-    program = rule.program(MATRIX)
-    moved, times = known.get("words", {}), known.get("times", {})
+def _rule(row: Row) -> Sequence[str]:
+    rule = row.as_used()
+    return (
+        f"`{row.name}`",
+        f"`{call(rule)}`",
+        "; ".join(dict.fromkeys(c for link in rule.all_links if (c := citation(link.definition)) != "-")) or "-",
+        ", ".join(_namesakes(row)) or "-",
+        "bounded" if row.is_bounded else class_of(rule.program(MATRIX)),
+        f"{state_bytes(rule):.3g}",
+    )
+
+
+def _cost(row: Row, known: dict[str, Any]) -> Sequence[str]:
+    rule = row.as_used()
+    # The namesakes are counted with what the row's own tests need, which is another rule where leaves are larger.
+    moved, times = ({}, {}) if row.for_small else (known.get("words", {}), known.get("times", {}))
     ours, theirs = words(rule), moved.get("torch")
     target = TORCH_TARGET * ours / theirs if ours and theirs else None
     return (
         f"`{row.name}`",
-        "; ".join(dict.fromkeys(c for link in rule.all_links if (c := citation(link.definition)) != "-")) or "-",
-        ", ".join(_namesakes(row)) or "-",
-        "bounded" if row.is_bounded else class_of(program),
-        f"{state_bytes(rule):.3g}",
         ", ".join(map(_number, (ours, theirs) if theirs else (ours,))),
         ", ".join(map(_number, moved.get("jax", [None]))),
         _time(times.get("torch"), target),
@@ -140,7 +169,10 @@ def _time(measured: Sequence[float] | None, target: float | None) -> str:
     if measured is None:
         return "-"
     median, low, high, *_ = measured
-    return f"{median:.2f}x [{low:.2f}, {high:.2f}]" + (f" ({target:.2f}x)" if target else "")
+    ratio = f"{median:.2f}x"
+    if target is not None and round(median, 2) > round(target, 2):  # as they are read
+        ratio = f"**{ratio}**"
+    return f"{ratio} [{low:.2f}, {high:.2f}]" + (f" ({target:.2f}x)" if target else "")
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------
@@ -150,7 +182,29 @@ def _schedule(row: ScheduleRow) -> Sequence[str]:
     named = [f"{prefix}.{other[0]}" for prefix, other in (("torch", row.torch), ("optax", row.optax)) if other]
     if row.name.startswith("huggingface_"):
         named.append(f'transformers "{row.name.removeprefix("huggingface_")}"')
-    return f"`{row.name}`", citation(row.schedule.function), ", ".join(named) or "-"
+    return (
+        f"`{row.name}`",
+        f"`{call_of_schedule(row.schedule)}`",
+        citation(row.schedule.function),
+        ", ".join(named) or "-",
+    )
+
+
+# -- names elsewhere ---------------------------------------------------------------------------------------------------
+
+
+def _names() -> Iterator[str]:
+    for title, entries in (
+        ("torch", of_torch()),
+        ("optax", of_optax()),
+        ("pytorch_optimizer", of_peers()),
+        ("transformers", of_transformers()),
+    ):
+        rows = (
+            (f"`{e.name}`", ", ".join(f"`{x}`" for x in e.calls), f"`{e.drop_in}`" if e.drop_in else "-")
+            for e in entries
+        )
+        yield f"\n### {title}\n\n{_table((title, 'trainfn', 'drop-in'), rows)}"
 
 
 # -- papers ------------------------------------------------------------------------------------------------------------

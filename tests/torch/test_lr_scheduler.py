@@ -268,6 +268,7 @@ def test_greedy_smooths_with_the_mean_of_the_window() -> None:
         (lambda o: ours.get_scheduler("cosine", _optimizer(0.0), 5, 9), "the optimizer's lr is 0.0"),
         (lambda o: ours.get_scheduler("cosine", "no optimizer", 5, 9), "str is not an Optimizer"),
         (lambda o: ours.GreedyLR("no optimizer"), "str is not an Optimizer"),
+        (lambda o: ours.GreedyLR(o).step(None), "GreedyLR.step takes the metric of the epoch, and None was given"),
         (lambda o: ours.GreedyLR(o, threshold_mode="x"), "threshold_mode = 'x' must be 'rel' or 'abs'"),
         (lambda o: ours.GreedyLR(o, min_lr=[0.1]), "min_lr has 1 numbers for 2 groups"),
         (lambda o: ours.SequentialLR(o, [theirs.StepLR(o, 3), ours.StepLR(o, 3)], [2]), "StepLR of torch.optim.lr_sch"),

@@ -86,7 +86,8 @@ def adamw(
         p <- p - lr (m_hat / (sqrt(v_hat) + eps) + weight_decay p)
 
     Departs from the paper, as torch and optax do: the decay is multiplied by lr, which takes the place of the
-    paper's schedule multiplier eta_t times alpha.  The options are those of `adam`.
+    paper's schedule multiplier eta_t times alpha.  The options are those of `adam`; with nesterov,
+    as in optax's nadamw, b1 m / (1 - b1^(t+1)) + (1 - b1) g / (1 - b1^t) takes the place of m_hat.
     """
     t = step + 1
     m_hat, v_hat, state = debiased(t, state, g, b1, b2, nesterov, amsgrad, max_of_debiased)

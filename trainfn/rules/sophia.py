@@ -25,7 +25,17 @@ class Curvature(NamedTuple):
         return Curvature(zeros_like(p), zeros_like(p), left)
 
 
-@rule
+def _check(*, estimator: Any, batch_size: Any, **_: Any) -> None:
+    if estimator not in ("gauss-newton-bartlett", "hutchinson"):
+        raise TypeError(f"sophia: estimator is 'gauss-newton-bartlett' or 'hutchinson', not {estimator!r}.")
+    if estimator == "gauss-newton-bartlett" and batch_size is None:
+        raise TypeError(
+            "sophia needs batch_size, of how many losses the gradient is the mean (in language models of tokens): its "
+            "estimate is batch_size g^2. With estimator='hutchinson' it needs none."
+        )
+
+
+@rule(check=_check)
 def sophia(
     step: Any,
     state: Curvature,
@@ -40,7 +50,7 @@ def sophia(
     clip_threshold: Any = 1.0,
     weight_decay: Any = 0.1,
     every: Any = 10.0,
-    batch_size: Any = 1.0,
+    batch_size: Any | None = None,
     estimator: Static[str] = "gauss-newton-bartlett",
     estimate_after: Static[bool] = False,
     debias: Static[bool] = False,
@@ -56,7 +66,7 @@ def sophia(
 
         "gauss-newton-bartlett"   g, the gradient of the mean loss with labels drawn from the model's own outputs;
                                   h_hat = batch_size g^2, batch_size being of how many losses it is the mean
-                                  (in language models of tokens)
+                                  (in language models of tokens), without a default
         "hutchinson"              h_hat itself, u (H u), with u of random signs or normal, and H u the Hessian's product
 
     The first call is for an estimate, and then each time when the state `updates_left` is 0.  In torch
@@ -86,8 +96,6 @@ def sophia(
     has no gamma: it is 1 there.  The default b1, b2, eps and every are the paper's, gamma is optax's; the authors tell
     by the share of elements that are not clipped, 0.1 to 0.5 of them, whether gamma is large enough.
     """
-    if estimator not in ("gauss-newton-bartlett", "hutchinson"):
-        raise TypeError(f"sophia: estimator is 'gauss-newton-bartlett' or 'hutchinson', not {estimator!r}.")
     is_estimate = state.updates_left < 0.5
     h_hat = batch_size * square(g) if estimator == "gauss-newton-bartlett" else g
     h = where(is_estimate, b2 * state.h + (1 - b2) * h_hat, state.h)

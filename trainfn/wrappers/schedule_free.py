@@ -6,7 +6,7 @@ import warnings
 from typing import Any, NamedTuple
 
 from trainfn.hyperparameters import inherited, is_number
-from trainfn.rule import Rule, rule
+from trainfn.rule import Definition, Rule, rule
 from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Array, LeafPair
 from trainfn.verbs import maximum, where
@@ -43,9 +43,14 @@ def _check(inner: Rule, *, b1: Any, **_: Any) -> None:
             if isinstance(value, Schedule) or (is_number(value) and value):
                 warnings.warn(
                     f"schedule_free stands in place of momentum, and {link.definition.name} has {name} = {value!r}: "
-                    f"give it {name} = 0, unless both are meant.",
+                    f"give it {name}={_none(link.definition, name)}, unless both are meant.",
                     stacklevel=4,
                 )
+
+
+def _none(definition: Definition, name: str) -> Any:
+    """The value that leaves momentum out: None where the rule takes it, which keeps nothing, and otherwise 0."""
+    return None if name in definition.optional or definition.defaults[name] is None else 0
 
 
 @rule(check=_check)
