@@ -81,7 +81,7 @@ def test_options(name: str, settings: dict[str, Any]) -> None:
 MASKED = {"weight_decay": 0.1, "mask": OF_MATRICES}
 EXACT: tuple[tuple[str, dict[str, Any]], ...] = (
     ("adabelief", {"nesterov": True}),
-    ("radam", {"nesterov": True, "eps_root": 1e-3, "threshold": 0.5}),
+    ("radam", {"nesterov": True, "eps_root": 1e-3}),
     ("lamb", {"eps_root": 1e-3, "weight_decay": 0.1}),
     ("novograd", {"eps_root": 0.5}),
     ("nadam", {"nesterov": False}),
@@ -317,7 +317,7 @@ def test_an_unknown_argument_is_named() -> None:
         trainfn_jax.adamw(0.1, beta1=0.9)
     with pytest.raises(TypeError, match="missing a required argument: 'learning_rate'"):
         trainfn_jax.adamw()
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="mu_dtype can only be None"):  # which stands there in optax, too
         trainfn_jax.adamw(0.1, 0.9, 0.999, 1e-8, 0.0, 1e-4)
 
 
