@@ -221,3 +221,40 @@ def test_optaxs_updates(namesake: Namesake) -> None:
             for k in SHAPES:
                 off = namesake.precision
                 np.testing.assert_allclose(updates[k], expected[k], atol=off, rtol=off, err_msg=namesake.name)
+
+
+# Arguments of optax that ours do not have, by function: why is in `trainfn_jax.vocabulary.NOT_TAKEN`, or here.
+ABSENT_ARGUMENTS = {
+    "MultiSteps": {"accumulator_dtype"},  # whose default is not ours, the parameter's dtype
+    "adafactor": {"dtype_momentum"},  # likewise
+    "add_noise": {"seed"},  # another word for key
+    "noisy_sgd": {"seed"},
+    "scale_by_sm3": {"b2"},  # optax's own addition: the paper's sums do not decay
+    "contrib.adopt": {"clip_value_fn"},  # a function of the step inside of the rule
+    "contrib.scale_by_adopt": {"clip_value_fn"},
+}
+OTHER_DEFAULTS = {"add_noise": {"key"}, "noisy_sgd": {"key"}}  # optax warns without one, and takes 0
+
+
+def _names_in_both() -> list[str]:
+    import optax
+
+    import trainfn_jax
+
+    names = [name for name in trainfn_jax.__all__ if hasattr(optax, name) and name != "contrib"]
+    return names + [f"contrib.{name}" for name in trainfn_jax.contrib.__all__]
+
+
+@pytest.mark.parametrize("name", _names_in_both())
+def test_signature_is_optaxs(name: str) -> None:
+    """Every function of optax's names has all of its arguments, in their order, but those of the table."""
+    import optax
+
+    import trainfn_jax
+
+    theirs, ours = (dict(inspect.signature(operator.attrgetter(name)(m)).parameters) for m in (optax, trainfn_jax))
+    assert theirs.keys() - ours.keys() == ABSENT_ARGUMENTS.get(name, set())
+    kept = {argument: parameter.default for argument, parameter in theirs.items() if argument in ours}
+    assert [*ours] == [*kept]
+    unlike = {argument for argument, default in kept.items() if ours[argument].default != default}
+    assert unlike == OTHER_DEFAULTS.get(name, set())

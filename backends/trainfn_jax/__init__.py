@@ -4,6 +4,8 @@
 functions of these names.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from trainfn_jax import contrib as contrib
 from trainfn_jax import convert as convert
 from trainfn_jax import schedules as schedules
@@ -95,6 +97,7 @@ from trainfn_jax.schedules import warmup_exponential_decay_schedule as warmup_ex
 from trainfn_jax.transform import eval_params as eval_params
 from trainfn_jax.transform import transform as transform
 from trainfn_jax.trees import named_leaves as named_leaves
+from trainfn_jax.vocabulary import absent as _absent
 from trainfn_jax.wrappers import MultiSteps as MultiSteps
 from trainfn_jax.wrappers import apply_if_finite as apply_if_finite
 from trainfn_jax.wrappers import lookahead as lookahead
@@ -194,3 +197,9 @@ __all__ = [
     "warmup_exponential_decay_schedule",
     "yogi",
 ]
+
+
+if not _TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> object:
+        raise _absent(__name__, name)

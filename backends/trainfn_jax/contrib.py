@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optax  # type: ignore[import-untyped]
 
@@ -15,10 +15,24 @@ from trainfn_jax.links import reduce_on_plateau as reduce_on_plateau
 from trainfn_jax.links import scale_by_acprop as scale_by_acprop
 from trainfn_jax.links import scale_by_ademamix as scale_by_ademamix
 from trainfn_jax.links import scale_by_adopt as scale_by_adopt
+from trainfn_jax.links import scale_by_cocob as scale_by_cocob
+from trainfn_jax.links import scale_by_galore as scale_by_galore
+from trainfn_jax.links import scale_by_madgrad as scale_by_madgrad
 from trainfn_jax.links import scale_by_simplified_ademamix as scale_by_simplified_ademamix
 from trainfn_jax.masks import masked
-from trainfn_jax.optimizers import KEYWORD, LEARNING_RATE, as_hyperparameter, optimizer
+from trainfn_jax.optimizers import (
+    EPS_ROOT,
+    KEYWORD,
+    LEARNING_RATE,
+    MU_DTYPE,
+    NESTEROV,
+    as_hyperparameter,
+    expect_default,
+    expect_known,
+    optimizer,
+)
 from trainfn_jax.transform import transform, transformed
+from trainfn_jax.vocabulary import absent as _absent
 from trainfn_jax.wrappers import mechanize as mechanize
 from trainfn_jax.wrappers import sam as sam
 from trainfn_jax.wrappers import schedule_free as schedule_free
@@ -47,6 +61,9 @@ __all__ = [
     "scale_by_acprop",
     "scale_by_ademamix",
     "scale_by_adopt",
+    "scale_by_cocob",
+    "scale_by_galore",
+    "scale_by_madgrad",
     "scale_by_muon",
     "scale_by_simplified_ademamix",
     "schedule_free",
@@ -78,8 +95,24 @@ dadapt_adamw = _optimizer(
     ("estim_lr0", 1e-6),
     ("weight_decay", 0.0),
 )
-dog = _optimizer(trainfn.dog, ("learning_rate", 1.0), ("init_step", ("heuristic", 1e-6)), ("eps", 1e-8))
-dowg = _optimizer(trainfn.dowg, ("learning_rate", 1.0), ("init_estim_sq_dist", None), ("eps", 1e-4))
+dog = _optimizer(
+    trainfn.dog,
+    ("learning_rate", 1.0),
+    ("init_step", ("heuristic", 1e-6)),
+    ("eps", 1e-8),
+    ("weight_decay", None),
+    ("mask", None),
+    coupled=True,
+)
+dowg = _optimizer(
+    trainfn.dowg,
+    ("learning_rate", 1.0),
+    ("init_estim_sq_dist", None),
+    ("eps", 1e-4),
+    ("weight_decay", None),
+    ("mask", None),
+    coupled=True,
+)
 momo = _optimizer(
     trainfn.momo,
     ("learning_rate", 1.0),
@@ -105,12 +138,21 @@ galore = _optimizer(
     ("rank", 128),
     ("update_proj_gap", 200),
     ("scale", 1.0),
-    KEYWORD,
+    ("base_optimizer", None),
     ("weight_decay", 0.0),
     ("mask", None),
+    ("weight_dimension_numbers", None),
     longer_side=True,
 )
-cocob = _optimizer(trainfn.cocob, ("learning_rate", 1.0), ("alpha", 100.0), ("eps", 1e-8))
+cocob = _optimizer(
+    trainfn.cocob,
+    ("learning_rate", 1.0),
+    ("alpha", 100.0),
+    ("eps", 1e-8),
+    ("weight_decay", 0.0),
+    ("mask", None),
+    coupled=True,
+)
 acprop = _optimizer(
     trainfn.acprop,
     LEARNING_RATE,
@@ -129,8 +171,8 @@ ademamix = _optimizer(
     ("b3", 0.9999),
     ("alpha", 5.0),
     ("eps", 1e-8),
-    ("eps_root", 0.0),
-    KEYWORD,
+    EPS_ROOT,
+    MU_DTYPE,
     ("weight_decay", 0.0),
     ("mask", None),
 )
@@ -151,8 +193,9 @@ adopt = _optimizer(
     ("b1", 0.9),
     ("b2", 0.9999),
     ("eps", 1e-6),
+    MU_DTYPE,
     KEYWORD,
-    ("nesterov", False),
+    NESTEROV,
     ("use_clipping", True),
 )
 
@@ -165,6 +208,7 @@ def muon(
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
+    mu_dtype: Any = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
@@ -174,14 +218,18 @@ def muon(
     adam_eps_root: Any = 0.0,
     adam_weight_decay: Any = 0.0,
     adam_learning_rate: optax.ScalarOrSchedule | None = None,
+    muon_weight_dimension_numbers: Any = None,
     consistent_rms: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.muon in trainfn's arithmetic: `trainfn.muon` for matrices, `trainfn.adamw` for all else.
 
     ns_coeffs may be the name of a preset, 'standard' or 'dion'.  weight_decay_mask says which matrices decay.  The
-    preconditioning 'spectral' and `muon_weight_dimension_numbers` are missing.  The iteration's products see some 20
-    bits of each number, where optax's float32 has 24: precision="high" of `trainfn.muon`, which has a "highest", too.
+    preconditioning 'spectral' is missing, and leaves of two axes are the matrices.  ns_steps chooses the program:
+    inject_hyperparams(muon, static_args="ns_steps").  The iteration's products see some 20 bits of each number, where
+    optax's float32 has 24: precision="high" of `trainfn.muon`, which has a "highest", too.
     """
+    expect_default("muon", "mu_dtype", mu_dtype, None)
+    expect_default("muon", "muon_weight_dimension_numbers", muon_weight_dimension_numbers, None)
     lr = as_hyperparameter("muon's learning_rate", learning_rate)
     adam_lr = lr if adam_learning_rate is None else as_hyperparameter("muon's adam_learning_rate", adam_learning_rate)
 
@@ -219,15 +267,19 @@ def scale_by_muon(
     ns_steps: int = 5,
     beta: Any = 0.95,
     eps: Any = 1e-8,
+    mu_dtype: Any = None,
     *,
     nesterov: bool = True,
     adaptive: bool = False,
     preconditioning: str = "frobenius",
+    weight_dimension_numbers: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.scale_by_muon in trainfn's arithmetic: momentum made orthogonal, see `trainfn.muon`.
 
     A leaf of more axes than two is the matrix of its last axis and all others.
     """
+    expect_default("scale_by_muon", "mu_dtype", mu_dtype, None)
+    expect_default("scale_by_muon", "weight_dimension_numbers", weight_dimension_numbers, None)
     rule = _of_matrices(
         ns_coeffs,
         ns_steps,
@@ -244,6 +296,7 @@ def scale_by_muon(
 
 
 def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, **others: Any) -> trainfn.Rule:
+    expect_known("muon", "ns_steps", ns_steps)
     return trainfn.muon(
         momentum=beta,
         eps=eps,
@@ -258,3 +311,9 @@ def _of_matrices(ns_coeffs: Any, ns_steps: int, beta: Any, eps: Any, **others: A
 
 def _is_matrix(leaf: trainfn.Leaf) -> bool:
     return leaf.ndim == 2
+
+
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> object:
+        raise _absent(__name__, name)

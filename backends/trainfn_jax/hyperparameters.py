@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,6 +23,12 @@ from trainfn.rule import Rule, resolve
 from trainfn.schedules.schedule import Schedule
 from trainfn.trace import Leaf
 from trainfn_jax.scalars import TABLE, widen
+
+_OF_OPTAX = (
+    "A schedule of optax, which is a plain function of the count, is taken by the functions of optax's names, as in "
+    "trainfn_jax.adamw(optax.cosine_decay_schedule(1e-3, 1000)); trainfn_jax.cosine_decay_schedule and the others go "
+    "into rules, too."
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,13 @@ class Arguments:
     _known: dict[int, tuple[Argument, Any]] = field(default_factory=dict)
 
     def setting(self, rule: Rule, leaf: Leaf) -> Setting:
-        return tuple((name, self._reference(name, value)) for name, value in resolve(rule, leaf).items())
+        try:
+            resolved = resolve(rule, leaf)
+        except Exception as error:
+            if any(isinstance(value, FunctionType) for value in rule.hyper.values()):
+                error.add_note(_OF_OPTAX)
+            raise
+        return tuple((name, self._reference(name, value)) for name, value in resolved.items())
 
     def _reference(self, name: str, value: Any) -> Any:
         if isinstance(value, Schedule):

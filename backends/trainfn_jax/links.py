@@ -21,7 +21,19 @@ from trainfn.schedules.schedule import Schedule
 from trainfn_jax.combining import identity
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.layout import Empty, Flat, Layout
-from trainfn_jax.optimizers import KEYWORD, MOMENTS, NESTEROV, REQUIRED, Factory, as_hyperparameter, optimizer
+from trainfn_jax.optimizers import (
+    ACCUMULATOR_DTYPE,
+    BIAS_CORRECTION,
+    EPS_ROOT,
+    KEYWORD,
+    MOMENTS,
+    MU_DTYPE,
+    NESTEROV,
+    REQUIRED,
+    Factory,
+    as_hyperparameter,
+    optimizer,
+)
 from trainfn_jax.transform import transformed
 
 __all__ = [
@@ -80,7 +92,12 @@ clip = link(trainfn.clip_by_value, ("max_delta", REQUIRED), name="clip")
 clip_by_block_rms = link(trainfn.clip_by_rms, ("threshold", REQUIRED), name="clip_by_block_rms")
 clip_by_global_norm = link(trainfn.clip_by_global_norm, ("max_norm", REQUIRED), name="clip_by_global_norm")
 adaptive_grad_clip = link(
-    trainfn.clip_by_unit_norm, ("clipping", REQUIRED), ("eps", 1e-3), name="adaptive_grad_clip", out_axis=-1
+    trainfn.clip_by_unit_norm,
+    ("clipping", REQUIRED),
+    ("eps", 1e-3),
+    ("axis", None),
+    name="adaptive_grad_clip",
+    out_axis=-1,
 )
 centralize = link(trainfn.centralize, name="centralize")
 normalize_by_update_norm = link(
@@ -94,8 +111,17 @@ add_decayed_weights = link(
 scale_by_trust_ratio = link(
     trainfn.trust_ratio, ("min_norm", 0.0), ("trust_coefficient", 1.0), ("eps", 0.0), name="scale_by_trust_ratio"
 )
-trace = link(trainfn.sgd, ("decay", REQUIRED), ("nesterov", False), name="trace")
-ema = link(trainfn.average_gradient, ("decay", REQUIRED), ("debias", True), name="ema")
+trace = link(
+    trainfn.sgd, ("decay", REQUIRED), NESTEROV, ACCUMULATOR_DTYPE, name="trace", state_dtype="accumulator_dtype"
+)
+ema = link(
+    trainfn.average_gradient,
+    ("decay", REQUIRED),
+    ("debias", True),
+    ACCUMULATOR_DTYPE,
+    name="ema",
+    state_dtype="accumulator_dtype",
+)
 
 # -- by a number -------------------------------------------------------------------------------------------------------
 
@@ -131,9 +157,16 @@ reduce_on_plateau = link(
 SCALES = (("b1", 0.9), ("b2", 0.999), ("eps", 1e-16), ("eps_root", 1e-16))
 RMS = (("decay", 0.9), ("eps", 1e-8), ("initial_scale", 0.0), ("eps_in_sqrt", True), ("bias_correction", False))
 
-scale_by_adam = link(trainfn.adam, *MOMENTS, ("eps_root", 0.0), KEYWORD, NESTEROV, name="scale_by_adam")
+scale_by_adam = link(trainfn.adam, *MOMENTS, EPS_ROOT, MU_DTYPE, KEYWORD, NESTEROV, name="scale_by_adam")
 scale_by_amsgrad = link(
-    trainfn.adam, *MOMENTS, ("eps_root", 0.0), name="scale_by_amsgrad", amsgrad=True, max_of_debiased=True
+    trainfn.adam,
+    *MOMENTS,
+    EPS_ROOT,
+    MU_DTYPE,
+    *BIAS_CORRECTION,
+    name="scale_by_amsgrad",
+    amsgrad=True,
+    max_of_debiased=True,
 )
 scale_by_adamax = link(trainfn.adamax, *MOMENTS, name="scale_by_adamax")
 scale_by_adan = link(
@@ -147,31 +180,56 @@ scale_by_adan = link(
     weight_decay=None,
     one_minus_b2=True,
 )
-scale_by_belief = link(trainfn.adabelief, *SCALES, name="scale_by_belief")
+scale_by_belief = link(trainfn.adabelief, *SCALES, KEYWORD, NESTEROV, name="scale_by_belief")
 scale_by_yogi = link(
     trainfn.yogi,
     ("b1", 0.9),
     ("b2", 0.999),
     ("eps", 1e-3),
-    KEYWORD,
+    EPS_ROOT,
     ("initial_accumulator_value", 1e-6),
     name="scale_by_yogi",
 )
-scale_by_radam = link(trainfn.radam, *MOMENTS, KEYWORD, ("threshold", 5.0), name="scale_by_radam")
+scale_by_radam = link(trainfn.radam, *MOMENTS, EPS_ROOT, ("threshold", 5.0), KEYWORD, NESTEROV, name="scale_by_radam")
 scale_by_rms = link(trainfn.rmsprop, *RMS, name="scale_by_rms")
 scale_by_stddev = link(trainfn.rmsprop, *RMS, name="scale_by_stddev", centered=True)
 scale_by_rss = link(
     trainfn.adagrad, ("initial_accumulator_value", 0.1), ("eps", 1e-7), name="scale_by_rss", eps_in_sqrt=True
 )
 scale_by_adadelta = link(trainfn.adadelta, ("rho", 0.9), ("eps", 1e-6), name="scale_by_adadelta")
-scale_by_lion = link(trainfn.lion, ("b1", 0.9), ("b2", 0.99), name="scale_by_lion", weight_decay=None)
+_lion = partial(
+    link,
+    trainfn.lion,
+    ("b1", 0.9),
+    ("b2", 0.99),
+    MU_DTYPE,
+    name="scale_by_lion",
+    state_dtype="mu_dtype",
+    weight_decay=None,
+)
+_LIONS = {"hard": _lion(), "refined": _lion(refined=True)}
+
+
+def scale_by_lion(
+    b1: Any = 0.9, b2: Any = 0.99, mu_dtype: Any = None, *, mode: str = "hard", smooth_beta: Any = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """optax.scale_by_lion in trainfn's arithmetic, see `trainfn.lion`; `mode` is 'hard' or 'refined'.
+
+    optax's 'smooth', a tanh, is missing, and smooth_beta, which is its slope, says nothing in the others.
+    """
+    if mode not in _LIONS:
+        raise TypeError(f"scale_by_lion: mode is 'hard' or 'refined' here, not {mode!r}.")
+    return _LIONS[mode](b1, b2, mu_dtype)
+
+
 scale_by_novograd = link(
     trainfn.novograd,
     ("b1", 0.9),
     ("b2", 0.25),
     ("eps", 1e-8),
-    KEYWORD,
+    EPS_ROOT,
     ("weight_decay", 0.0),
+    MU_DTYPE,
     name="scale_by_novograd",
 )
 scale_by_rprop = link(
@@ -209,7 +267,8 @@ scale_by_ademamix = _contrib(
     ("b3", 0.9999),
     ("alpha", 6.0),
     ("eps", 1e-8),
-    ("eps_root", 0.0),
+    EPS_ROOT,
+    MU_DTYPE,
     name="scale_by_ademamix",
     weight_decay=None,
 )
@@ -228,8 +287,28 @@ scale_by_adopt = _contrib(
     ("b1", 0.9),
     ("b2", 0.9999),
     ("eps", 1e-6),
+    MU_DTYPE,
     KEYWORD,
-    ("nesterov", False),
+    NESTEROV,
     ("use_clipping", True),
     name="scale_by_adopt",
+)
+scale_by_galore = _contrib(
+    trainfn.galore,
+    ("rank", 128),
+    ("update_proj_gap", 200),
+    ("scale", 1.0),
+    ("base_optimizer", None),
+    ("weight_dimension_numbers", None),
+    name="scale_by_galore",
+    weight_decay=None,
+    longer_side=True,
+)
+
+# What these hand on is what is added to the parameters.
+_added = partial(optimizer, layout=layout, within="optax.contrib")
+
+scale_by_cocob = _added(trainfn.cocob, ("alpha", 100.0), ("eps", 1e-8), name="scale_by_cocob")
+scale_by_madgrad = _added(
+    trainfn.madgrad, ("learning_rate", REQUIRED), ("momentum", 0.9), ("eps", 1e-6), name="scale_by_madgrad"
 )

@@ -14,11 +14,17 @@ import jax
 from trainfn.rule import Rule
 from trainfn_jax import trees
 from trainfn_jax.layout import Flat, Layout
-from trainfn_jax.transform import Transformation
+from trainfn_jax.transform import Options, Transformation
+
+_PLAIN = Options()
 
 
 def masked(
-    make: Callable[[Any], Rule], value: Any, mask: Any, layout: Callable[[Rule], Layout] = Flat
+    make: Callable[[Any], Rule],
+    value: Any,
+    mask: Any,
+    layout: Callable[[Rule], Layout] = Flat,
+    options: Options = _PLAIN,
 ) -> Transformation:
     """The rule that `make` makes of a hyperparameter's value: 0 where the mask is false, and elsewhere `value`."""
 
@@ -28,7 +34,7 @@ def masked(
 
     # No rule starts its state from what can be masked, and optax calls init with placeholders that no mask fits.
     rule = make(value)
-    return Transformation(rule, layout(rule), rule_of=rule_of)
+    return Transformation(rule, layout(rule), options, rule_of)
 
 
 def by_leaf(what: str, marks: Any, tree: Any) -> dict[str, Any]:

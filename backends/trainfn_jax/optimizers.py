@@ -5,9 +5,9 @@
     tx = optax.inject_hyperparams(trainfn_jax.adamw)(learning_rate=1e-3)
 
 An argument may be a number, an array, a trainfn schedule or, as in optax, any function of the count.  (Functions of the
-leaf are for `trainfn_jax.transform` of the rule itself; adamw and lion have optax's `mask`.)  Arguments that optax has
-and a rule has not are missing, and those that follow one are keyword-only, so that no position means something else
-than it does in optax.
+leaf are for `trainfn_jax.transform` of the rule itself; where optax has a `mask`, there is one.)  Of the arguments of
+`NOT_TAKEN` in `trainfn_jax.vocabulary` some may be given as what they are by default; others are missing, and what
+follows one is keyword-only, so that no position means something else than it does in optax.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import optax  # type: ignore[import-untyped]
 
 import trainfn
@@ -24,8 +25,8 @@ from trainfn.rule import Definition, Rule
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.layout import Flat, Layout
 from trainfn_jax.masks import masked
-from trainfn_jax.transform import transformed
-from trainfn_jax.vocabulary import ARGUMENTS, HYPERPARAMETERS
+from trainfn_jax.transform import Options, kept_as, transformed
+from trainfn_jax.vocabulary import ARGUMENTS, HYPERPARAMETERS, NOT_TAKEN
 
 Factory = Callable[..., optax.GradientTransformationExtraArgs]
 
@@ -58,12 +59,16 @@ def optimizer(
     within: str = "optax",
     around: Definition | None = None,
     layout: Callable[[Rule], Layout] = Flat,
+    state_dtype: str = "",
+    coupled: bool = False,
     **fixed: Any,
 ) -> Factory:
     """`rule` as a function of optax's arguments (name and default).
 
     It has the rule's name unless `name` is given, and its namesake is `within` that module; `fixed` are options optax
-    leaves no choice of.  `around` is what stands around the rule, `layout` the shape of the state.
+    leaves no choice of.  `around` is what stands around the rule, `layout` the shape of the state.  The argument
+    `state_dtype` says what dtype the state has, of a rule whose only array optax has it for.  With `coupled` the
+    argument weight_decay is `coupled_weight_decay` before the rule, which has none.
     """
     name = name or rule.name
     signature = _signature(arguments)
@@ -73,9 +78,17 @@ def optimizer(
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             names = ", ".join(signature.parameters)
-            raise TypeError(f"{name}: {error}; its arguments are {names}.") from None
+            unknown = sorted((kwargs.keys() - signature.parameters.keys()) & NOT_TAKEN.keys())
+            instead = "".join(f"  Of {argument}: {NOT_TAKEN[argument]}." for argument in unknown)
+            raise TypeError(f"{name}: {error}; its arguments are {names}.{instead}") from None
         bound.apply_defaults()
+        options = Options(state_dtype=kept_as(bound.arguments.pop(state_dtype, None)))
+        for argument in bound.arguments.keys() & NOT_TAKEN.keys():
+            expect_default(name, argument, bound.arguments.pop(argument), signature.parameters[argument].default)
         mask = next((bound.arguments.pop(k) for k in MASKS if k in bound.arguments), None)
+        for argument, value in bound.arguments.items():
+            if any(ours in rule.options for ours, _ in _hyperparameters(rule, argument, value)):
+                expect_known(name, argument, value)
         hyper = {
             ours: as_hyperparameter(f"{name}'s {argument}", x)
             for argument, value in bound.arguments.items()
@@ -83,12 +96,15 @@ def optimizer(
         }
 
         def whole(**other: Any) -> Rule:
-            made = rule(**{**fixed, **hyper, **other})
-            return made if around is None else around(made)
+            given = {**fixed, **hyper, **other}
+            decay = given.pop("weight_decay", None) if coupled else None
+            made = rule(**given)
+            made = made if around is None else around(made)
+            return made if _is_none(decay) else trainfn.chain(trainfn.coupled_weight_decay(weight_decay=decay), made)
 
         if mask is None or mask is True or hyper["weight_decay"] is None:
-            return transformed(whole(), layout).for_optax
-        return masked(lambda decay: whole(weight_decay=decay), hyper["weight_decay"], mask, layout).for_optax
+            return transformed(whole(), layout, options).for_optax
+        return masked(lambda decay: whole(weight_decay=decay), hyper["weight_decay"], mask, layout, options).for_optax
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = _doc(f"{within}.{name}", rule, next((k for k in MASKS if k in signature.parameters), ""))
@@ -126,8 +142,34 @@ def _doc(name: str, rule: Definition, mask: str) -> str:
     return _DOC.format(name=name, rule_name=rule.name, example=example, mask=of_mask, rule=text)
 
 
+def _is_none(decay: Any) -> bool:
+    """Whether there is no decay; of an array nobody knows."""
+    return decay is None or (isinstance(decay, int | float) and decay == 0)
+
+
+def expect_default(name: str, argument: str, value: Any, default: Any) -> None:
+    """An error for any other value of an argument that is not taken."""
+    if value is not default and not (isinstance(value, int | str) and value == default):
+        raise TypeError(f"{name}: {argument} can only be {default!r} here, not {value!r}; {NOT_TAKEN[argument]}.")
+
+
+def expect_known(name: str, argument: str, value: Any) -> None:
+    """An error for an array, whose value nobody knows under jit, in the place of what chooses the program."""
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"{name}: {argument} chooses the program, and cannot be an array: write "
+            f"optax.inject_hyperparams({name}, static_args={argument!r}), which leaves it as it is."
+        )
+
+
 def as_hyperparameter(argument: str, value: Any) -> Any:
     """Of optax's functions: what would be asked about the leaf elsewhere is a schedule here."""
+    if isinstance(value, optax.GradientTransformation):
+        raise TypeError(
+            f"{argument} is a number or a schedule, and was given a transformation: one that scales updates, such as "
+            "reduce_on_plateau(), stands after the optimizer, as in trainfn_jax.chain(trainfn_jax.adamw(1e-3), "
+            "trainfn_jax.contrib.reduce_on_plateau()), whose update(..., value=loss) is given the loss."
+        )
     return OptaxSchedule(value, argument) if is_leaf_function(value) else value
 
 
@@ -135,20 +177,51 @@ LEARNING_RATE = ("learning_rate", REQUIRED)
 MOMENTS = (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8))
 DECAY = (("weight_decay", 1e-4), ("mask", None))
 NESTEROV = ("nesterov", False)
+EPS_ROOT = ("eps_root", 0.0)
+MU_DTYPE = ("mu_dtype", None)
+ACCUMULATOR_DTYPE = ("accumulator_dtype", None)
+BIAS_CORRECTION = (("bias_correction_mu", True), ("bias_correction_nu", True))
 
-sgd = optimizer(trainfn.sgd, LEARNING_RATE, ("momentum", None), ("nesterov", False))
-adam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, NESTEROV)
-adamw = optimizer(trainfn.adamw, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, *DECAY, NESTEROV)
-nadam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), name="nadam", nesterov=True)
+sgd = optimizer(
+    trainfn.sgd, LEARNING_RATE, ("momentum", None), NESTEROV, ACCUMULATOR_DTYPE, state_dtype="accumulator_dtype"
+)
+adam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, EPS_ROOT, MU_DTYPE, KEYWORD, NESTEROV)
+adamw = optimizer(trainfn.adamw, LEARNING_RATE, *MOMENTS, EPS_ROOT, MU_DTYPE, *DECAY, KEYWORD, NESTEROV)
+nadam = optimizer(trainfn.adam, LEARNING_RATE, *MOMENTS, EPS_ROOT, MU_DTYPE, KEYWORD, ("nesterov", True), name="nadam")
 nadamw = optimizer(
-    trainfn.adamw, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), KEYWORD, *DECAY, name="nadamw", nesterov=True
+    trainfn.adamw,
+    LEARNING_RATE,
+    *MOMENTS,
+    EPS_ROOT,
+    MU_DTYPE,
+    *DECAY,
+    KEYWORD,
+    ("nesterov", True),
+    name="nadamw",
 )
 amsgrad = optimizer(
-    trainfn.adam, LEARNING_RATE, *MOMENTS, ("eps_root", 0.0), name="amsgrad", amsgrad=True, max_of_debiased=True
+    trainfn.adam,
+    LEARNING_RATE,
+    *MOMENTS,
+    EPS_ROOT,
+    MU_DTYPE,
+    *BIAS_CORRECTION,
+    name="amsgrad",
+    amsgrad=True,
+    max_of_debiased=True,
 )
 adamax = optimizer(trainfn.adamax, LEARNING_RATE, *MOMENTS)
 adamaxw = optimizer(trainfn.adamaxw, LEARNING_RATE, *MOMENTS, *DECAY)
-adabelief = optimizer(trainfn.adabelief, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-16), ("eps_root", 1e-16))
+adabelief = optimizer(
+    trainfn.adabelief,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.999),
+    ("eps", 1e-16),
+    ("eps_root", 1e-16),
+    KEYWORD,
+    NESTEROV,
+)
 yogi = optimizer(trainfn.yogi, LEARNING_RATE, ("b1", 0.9), ("b2", 0.999), ("eps", 1e-3))
 adan = optimizer(
     trainfn.adan,
@@ -172,17 +245,25 @@ optimistic_adam_v2 = optimizer(
     ("alpha", 1.0),
     ("beta", 1.0),
     *MOMENTS,
-    ("eps_root", 0.0),
+    EPS_ROOT,
+    MU_DTYPE,
     ("nesterov", True),
     name="optimistic_adam_v2",
 )
 lion = optimizer(
-    trainfn.lion, LEARNING_RATE, ("b1", 0.9), ("b2", 0.99), KEYWORD, ("weight_decay", 1e-3), ("mask", None)
+    trainfn.lion,
+    LEARNING_RATE,
+    ("b1", 0.9),
+    ("b2", 0.99),
+    MU_DTYPE,
+    ("weight_decay", 1e-3),
+    ("mask", None),
+    state_dtype="mu_dtype",
 )
 sign_sgd = optimizer(trainfn.sign_sgd, LEARNING_RATE)
 noisy_sgd = optimizer(trainfn.noisy_sgd, LEARNING_RATE, ("eta", 0.01), ("gamma", 0.55), ("key", 0))
-signum = optimizer(trainfn.signum, LEARNING_RATE, ("beta", 0.9))
-radam = optimizer(trainfn.radam, LEARNING_RATE, *MOMENTS, KEYWORD, ("threshold", 5.0))
+signum = optimizer(trainfn.signum, LEARNING_RATE, ("beta", 0.9), ACCUMULATOR_DTYPE, state_dtype="accumulator_dtype")
+radam = optimizer(trainfn.radam, LEARNING_RATE, *MOMENTS, EPS_ROOT, ("threshold", 5.0), KEYWORD, NESTEROV)
 rmsprop = optimizer(
     trainfn.rmsprop,
     LEARNING_RATE,
@@ -203,7 +284,7 @@ lamb = optimizer(
     ("b1", 0.9),
     ("b2", 0.999),
     ("eps", 1e-6),
-    KEYWORD,
+    EPS_ROOT,
     ("weight_decay", 0.0),
     ("mask", None),
 )
@@ -214,13 +295,13 @@ lars = optimizer(
     ("weight_decay_mask", True),
     ("trust_coefficient", 0.001),
     ("eps", 0.0),
-    KEYWORD,
+    ("trust_ratio_mask", True),
     ("momentum", 0.9),
     ("nesterov", False),
 )
 fromage = optimizer(trainfn.fromage, LEARNING_RATE, ("min_norm", 1e-6))
 novograd = optimizer(
-    trainfn.novograd, LEARNING_RATE, ("b1", 0.9), ("b2", 0.25), ("eps", 1e-6), KEYWORD, ("weight_decay", 0.0)
+    trainfn.novograd, LEARNING_RATE, ("b1", 0.9), ("b2", 0.25), ("eps", 1e-6), EPS_ROOT, ("weight_decay", 0.0)
 )
 polyak_sgd = optimizer(
     trainfn.polyak_sgd,
@@ -230,7 +311,15 @@ polyak_sgd = optimizer(
     ("eps", 0.0),
     ("variant", "sps"),
 )
-adadelta = optimizer(trainfn.adadelta, ("learning_rate", None), ("rho", 0.9), ("eps", 1e-6))
+adadelta = optimizer(
+    trainfn.adadelta,
+    ("learning_rate", None),
+    ("rho", 0.9),
+    ("eps", 1e-6),
+    ("weight_decay", 0.0),
+    ("weight_decay_mask", None),
+    coupled=True,
+)
 adafactor = optimizer(
     trainfn.adafactor,
     ("learning_rate", None),

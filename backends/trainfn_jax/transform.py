@@ -67,10 +67,14 @@ def transform(
         raise TypeError(f"transform takes a rule with its hyperparameters: write {rule.name}() for its defaults.")
     if not isinstance(rule, Rule):
         raise TypeError(f"transform takes a trainfn rule, such as adamw(lr=1e-3), not {rule!r}.")
+    return transformed(rule, Flat, Options(axis_name, rename, kept_as(state_dtype))).for_optax
+
+
+def kept_as(state_dtype: Any) -> np.dtype[Any] | None:
+    """The dtype that the state's arrays are asked to have."""
     if state_dtype is not None and np.dtype(state_dtype) not in _SMALL:
         raise TypeError(f"state_dtype = {state_dtype!r} must be float32, bfloat16, float16, or None.")
-    kept = None if state_dtype is None else np.dtype(state_dtype)
-    return transformed(rule, Flat, Options(axis_name, rename, kept)).for_optax
+    return None if state_dtype is None else np.dtype(state_dtype)
 
 
 @dataclass(frozen=True)

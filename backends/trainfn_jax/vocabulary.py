@@ -42,6 +42,42 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "update_proj_gap": ("every",),
 }
 
+# Arguments of optax that are not taken, or only as what they are by default, and what to do instead.
+NOT_TAKEN: Mapping[str, str] = {
+    "mu_dtype": "trainfn_jax.transform(rule, state_dtype=...) keeps all arrays of the state in another dtype",
+    "dtype_momentum": "trainfn_jax.transform(rule, state_dtype=...) keeps all arrays of the state in another dtype",
+    "state_dtype": "trainfn_jax.transform(rule, state_dtype=...) keeps all arrays of the state in another dtype",
+    "accumulator_dtype": "trainfn_jax.transform(rule, state_dtype=...) keeps all arrays of the state in another dtype",
+    "bias_correction_mu": "both moments are debiased: for one that is not write a rule",
+    "bias_correction_nu": "both moments are debiased: for one that is not write a rule",
+    "trust_ratio_mask": "for leaves without the ratio put trainfn_jax.partition around lars and another transformation",
+    "axis": "units are those of optax's default",
+    "seed": "give the whole number as key=",
+    "clip_value_fn": "the bound is t^(1/4); use_clipping=False has none",
+    "base_optimizer": "the optimizer of the projected gradients is Adam",
+    "weight_dimension_numbers": "leaves of two axes are matrices",
+    "muon_weight_dimension_numbers": "leaves of two axes are matrices: for others, trainfn_jax.partition with "
+    "contrib.scale_by_muon",
+    "should_skip_update_fn": "gradients that are not finite are left out",
+    "reset_state": "wrap the optimizer anew where its state is to begin again",
+    "num_betas": "there are six",
+    "sync_period": "the gradient is taken twice for an update",
+    "opaque_mode": "call update twice, with the gradient at the parameters that the first call leads to",
+    "batch_axis_name": "average gradients over devices before update",
+}
+
+# Names of optax and optax.contrib that are not here, and what to use.
+ABSENT: Mapping[str, str] = {
+    "sophia": "trainfn_jax.transform(trainfn.sophia(...)), for which estimates of the Hessian are calls of their own",
+    "hutchinson_estimator_diag_hessian": "trainfn_jax.transform(trainfn.sophia(...)), whose docstring has the estimate",
+    "split_real_and_imaginary": "nothing: rules take complex leaves as pairs of real numbers",
+    "apply_every": "trainfn_jax.MultiSteps",
+    "optimistic_adam": "trainfn_jax.optimistic_adam_v2, which optax has in its place",
+    "inject_hyperparams": "optax.inject_hyperparams, which takes the functions of trainfn_jax",
+    "skip_not_finite": "trainfn_jax.apply_if_finite, or trainfn.skip_if_not_finite",
+    "lbfgs": "optax.lbfgs: a line search calls the model, which no rule does",
+}
+
 # State fields, by rule of trainfn's: its word -> optax's.
 STATE: Mapping[str, Mapping[str, str]] = {
     "adam": {"m": "mu", "v": "nu", "v_max": "nu_max"},
@@ -137,3 +173,9 @@ ADDED: Mapping[str, str] = {"rmsprop": "buf", "lars": "buf"}
 # What optax calls a count of updates, with what it starts at; and whether there were none yet.
 COUNTS: Mapping[str, int] = {"count": 0, "count_m2": 0, "t": 0, "step": 0, "gradient_step": 0, "step_count": 1}
 FIRST = ("is_init_step", "is_initial_step")
+
+
+def absent(module: str, name: str) -> AttributeError:
+    """The error for a name that a module of ours does not have."""
+    message = f"module {module!r} has no attribute {name!r}"
+    return AttributeError(f"{message}: use {ABSENT[name]}." if name in ABSENT else message + ".", name=name)

@@ -22,7 +22,7 @@ from trainfn_jax.combining import chain, identity
 from trainfn_jax.hyperparameters import OptaxSchedule
 from trainfn_jax.layout import COUNT, Layout, around
 from trainfn_jax.links import add_decayed_weights, scale_by_learning_rate, scale_by_rms
-from trainfn_jax.optimizers import as_hyperparameter, sgd
+from trainfn_jax.optimizers import as_hyperparameter, expect_default, sgd
 from trainfn_jax.transform import Transformation, combined, eval_params, found
 
 
@@ -89,12 +89,15 @@ class MechanicState(NamedTuple):
     x0: Any
 
 
-def lookahead(fast_optimizer: Any, sync_period: Any, slow_step_size: Any) -> optax.GradientTransformationExtraArgs:
+def lookahead(
+    fast_optimizer: Any, sync_period: Any, slow_step_size: Any, reset_state: bool = False
+) -> optax.GradientTransformationExtraArgs:
     """optax.lookahead in trainfn's arithmetic, see `trainfn.lookahead`.
 
     Departs from optax: parameters and gradients are plain trees, not `LookaheadParams`; those are the fast ones, and
-    the slow are kept in the state, `state.slow`.  `reset_state` is missing.
+    the slow are kept in the state, `state.slow`.  `reset_state` can only be False.
     """
+    expect_default("lookahead", "reset_state", reset_state, False)
     made = _wrapped(
         "lookahead",
         fast_optimizer,
@@ -124,7 +127,10 @@ class MultiSteps:
     has the parameter's dtype, or the `state_dtype` of `transform(rule, state_dtype=...)`.
     """
 
-    def __init__(self, opt: Any, every_k_schedule: Any, use_grad_mean: bool = True) -> None:
+    def __init__(
+        self, opt: Any, every_k_schedule: Any, use_grad_mean: bool = True, should_skip_update_fn: Any = None
+    ) -> None:
+        expect_default("MultiSteps", "should_skip_update_fn", should_skip_update_fn, None)
         k = as_hyperparameter("MultiSteps' every_k_schedule", every_k_schedule)
         made = _wrapped(
             "MultiSteps",
@@ -169,13 +175,24 @@ def apply_if_finite(inner: Any, max_consecutive_errors: Any) -> optax.GradientTr
 # -- of optax.contrib --------------------------------------------------------------------------------------------------
 
 
-def sam(optimizer: Any, adv_optimizer: Any) -> optax.GradientTransformationExtraArgs:
+def sam(
+    optimizer: Any,
+    adv_optimizer: Any,
+    sync_period: int = 2,
+    reset_state: bool = True,
+    opaque_mode: bool = False,
+    batch_axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.sam in trainfn's arithmetic, in two calls for an update: `trainfn.sam`.
 
     adv_optimizer: `chain(contrib.normalize(), sgd(rho))` of trainfn_jax, which is SAM; no other climb is known here.
     optax's `sync_period` is 2, and its opaque mode, which calls the model itself, is missing: in a first call the
-    update leads to where the second gradient is to be taken.
+    update leads to where the second gradient is to be taken.  This climb has no state, so that `reset_state` says
+    nothing.
     """
+    expect_default("contrib.sam", "sync_period", sync_period, 2)
+    expect_default("contrib.sam", "opaque_mode", opaque_mode, False)
+    expect_default("contrib.sam", "batch_axis_name", batch_axis_name, None)
     rho, eps = _climb(adv_optimizer)
     return _wrapped(
         "contrib.sam",
@@ -186,12 +203,17 @@ def sam(optimizer: Any, adv_optimizer: Any) -> optax.GradientTransformationExtra
 
 
 def schedule_free(
-    base_optimizer: Any, learning_rate: optax.ScalarOrSchedule, b1: Any = 0.9, weight_lr_power: Any = 2.0
+    base_optimizer: Any,
+    learning_rate: optax.ScalarOrSchedule,
+    b1: Any = 0.9,
+    weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.schedule_free in trainfn's arithmetic, see `trainfn.schedule_free`.
 
-    As in optax the weights of the average look one step ahead in a schedule.  `state_dtype` is missing.
+    As in optax the weights of the average look one step ahead in a schedule.  `state_dtype` can only be None.
     """
+    expect_default("contrib.schedule_free", "state_dtype", state_dtype, None)
     lr = _one_ahead(as_hyperparameter("schedule_free's learning_rate", learning_rate))
     return _wrapped(
         "contrib.schedule_free",
@@ -212,11 +234,12 @@ def schedule_free_sgd(
     b1: Any = 0.9,
     weight_decay: Any = None,
     weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """optax.contrib.schedule_free_sgd in trainfn's arithmetic.  `state_dtype` is missing."""
+    """optax.contrib.schedule_free_sgd in trainfn's arithmetic.  `state_dtype` can only be None."""
     lr = _warmed_up(learning_rate, warmup_steps)
     decay = [] if weight_decay is None else [add_decayed_weights(weight_decay)]
-    return schedule_free(chain(*decay, sgd(lr)), lr, b1, weight_lr_power)
+    return schedule_free(chain(*decay, sgd(lr)), lr, b1, weight_lr_power, state_dtype)
 
 
 def schedule_free_adamw(
@@ -227,15 +250,16 @@ def schedule_free_adamw(
     eps: Any = 1e-8,
     weight_decay: Any = 0.0,
     weight_lr_power: Any = 2.0,
+    state_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """optax.contrib.schedule_free_adamw in trainfn's arithmetic.  `state_dtype` is missing."""
+    """optax.contrib.schedule_free_adamw in trainfn's arithmetic.  `state_dtype` can only be None."""
     lr = _warmed_up(learning_rate, warmup_steps)
     base = chain(
         scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True),
         add_decayed_weights(weight_decay),
         scale_by_learning_rate(lr),
     )
-    return schedule_free(base, lr, b1, weight_lr_power)
+    return schedule_free(base, lr, b1, weight_lr_power, state_dtype)
 
 
 def schedule_free_eval_params(state: Any, params: Any) -> Any:
@@ -253,9 +277,10 @@ def schedule_free_eval_params(state: Any, params: Any) -> Any:
 
 
 def mechanize(
-    base_optimizer: Any, weight_decay: Any = 1e-2, eps: Any = 1e-8, s_init: Any = 1e-6
+    base_optimizer: Any, weight_decay: Any = 1e-2, eps: Any = 1e-8, s_init: Any = 1e-6, num_betas: int = 6
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.mechanize in trainfn's arithmetic, see `trainfn.mechanic`, with six betas, its default."""
+    expect_default("contrib.mechanize", "num_betas", num_betas, 6)
     several = {name: tuple(f"{name}{k}" for k in range(6)) for name in "rmvs"}
     return _wrapped(
         "contrib.mechanize",

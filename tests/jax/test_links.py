@@ -58,8 +58,11 @@ LINKS: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = (
     ("scale_by_adamax", (), {}),
     ("scale_by_adan", (), {}),
     ("scale_by_belief", (), {}),
+    ("scale_by_belief", (), {"nesterov": True}),
     ("scale_by_yogi", (), {}),
+    ("scale_by_yogi", (), {"eps_root": 1e-3}),
     ("scale_by_radam", (), {"threshold": 0.5}),
+    ("scale_by_radam", (), {"threshold": 0.5, "nesterov": True, "eps_root": 1e-3}),
     ("scale_by_rms", (), {}),
     ("scale_by_rms", (), {"eps_in_sqrt": False, "bias_correction": True}),
     ("scale_by_stddev", (), {"initial_scale": 1.0}),
@@ -67,7 +70,9 @@ LINKS: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = (
     ("scale_by_rss", (), {}),
     ("scale_by_adadelta", (), {}),
     ("scale_by_lion", (), {}),
+    ("scale_by_lion", (), {"mode": "refined"}),
     ("scale_by_novograd", (), {"weight_decay": 0.1}),
+    ("scale_by_novograd", (), {"weight_decay": 0.1, "eps_root": 1e-2}),
     ("scale_by_sign", (), {}),
     ("scale_by_sm3", (), {}),
     ("scale_by_optimistic_gradient", (), {"beta": 0.5}),
@@ -76,12 +81,14 @@ LINKS: tuple[tuple[str, tuple[Any, ...], dict[str, Any]], ...] = (
     ("contrib.scale_by_ademamix", (), {}),
     ("contrib.scale_by_simplified_ademamix", (), {}),
     ("contrib.scale_by_adopt", (), {}),
+    ("contrib.scale_by_cocob", (), {}),
     ("identity", (), {}),
     ("set_to_zero", (), {}),
     ("freeze", (MASK,), {}),
 )
 # optax has these without parameters, too, but would be given them by most loops.
 NEEDS_PARAMS = {"adaptive_grad_clip", "add_decayed_weights", "scale_by_trust_ratio", "scale_by_novograd"}
+NEEDS_PARAMS |= {"contrib.scale_by_cocob"}
 
 
 def model(seed: int, dtype: Any = np.float32) -> dict[str, Any]:
@@ -126,6 +133,26 @@ def test_muon() -> None:
     with jax.default_matmul_precision("float32"):
         got, expected = (tx.update(params, tx.init(params))[0]["w"] for tx in (ours, theirs))
     np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def test_madgrad() -> None:
+    """Of which optax takes the root of the count in float32."""
+    ours, theirs = (m.contrib.scale_by_madgrad(0.1) for m in (trainfn_jax, optax))
+    with jax.enable_x64(True):
+        got, expected = (run(optax.chain(tx), np.float64, 3)[0] for tx in (ours, theirs))
+    for a, b in zip(got, expected, strict=True):
+        for k in SHAPES:
+            np.testing.assert_allclose(a[k], b[k], rtol=0, atol=1e-7 * float(np.max(np.abs(b[k]))))
+
+
+def test_galore() -> None:
+    """Whose signs of singular vectors are arbitrary, which does not matter before the second basis."""
+    ours, theirs = (m.contrib.scale_by_galore(rank=2, scale=0.5) for m in (trainfn_jax, optax))
+    with jax.enable_x64(True):
+        got, expected = (run(optax.chain(tx), np.float64, 3, False)[0] for tx in (ours, theirs))
+    for a, b in zip(got, expected, strict=True):
+        for k in SHAPES:
+            np.testing.assert_allclose(a[k], b[k], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in LINKS} | {"add_noise", "scale_by_rprop"}))

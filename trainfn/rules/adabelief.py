@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.adam import looked_ahead
 from trainfn.rules.decay import decayed
-from trainfn.trace import Array
+from trainfn.trace import Array, Static
 from trainfn.verbs import sqrt, square, where
 
 
@@ -28,6 +29,7 @@ def adabelief(
     b2: Any = 0.999,
     eps: Any = 1e-16,
     eps_root: Any = 1e-16,
+    nesterov: Static[bool] = False,
 ) -> Any:
     """AdaBelief (Zhuang et al., arXiv:2010.07468v5, Algorithm 2).
 
@@ -36,11 +38,12 @@ def adabelief(
         p <- p - lr m_hat / (sqrt(s_hat) + eps)
 
     The paper has one eps for both places; two are optax's.  eps_root is added at every step and stays in s.
+    nesterov, an option of optax, is that of `adam`.
     """
     t = step + 1
     m = b1 * state.m + (1 - b1) * g
     s = b2 * state.s + (1 - b2) * square(g - m) + eps_root
-    m_hat = m / (1 - b1**t)
+    m_hat = looked_ahead(t, m, g, b1) if nesterov else m / (1 - b1**t)
     s_hat = s / (1 - b2**t)
     return -lr * (m_hat / (sqrt(s_hat) + eps)), Belief(m, s)
 

@@ -110,9 +110,7 @@ def debiased(
     v_hat = v / (1 - b2**t)
     v_max = None
     if nesterov:
-        if m is None:
-            raise TypeError("nesterov steps along a running mean of gradients, which b1=None leaves out: give a b1.")
-        m_hat = b1 * (m / (1 - b1 ** (t + 1))) + (1 - b1) * (g / (1 - b1**t))
+        m_hat = looked_ahead(t, m, g, b1)
     if amsgrad:
         v_max = maximum(state.v_max, v_hat if max_of_debiased else v)
         v_hat = v_max if max_of_debiased else v_max / (1 - b2**t)
@@ -125,6 +123,13 @@ def first_moment(t: Any, m: Any, g: Any, b1: Any | None) -> tuple[Any, Any]:
         return None, g
     m = b1 * m + (1 - b1) * g
     return m, m / (1 - b1**t)
+
+
+def looked_ahead(t: Any, m: Any, g: Any, b1: Any) -> Any:
+    """Nesterov's m_hat: what it will be at the next step, should the gradient stay."""
+    if m is None:
+        raise TypeError("nesterov steps along a running mean of gradients, which b1=None leaves out: give a b1.")
+    return b1 * (m / (1 - b1 ** (t + 1))) + (1 - b1) * (g / (1 - b1**t))
 
 
 def root(v: Any, eps: Any, eps_root: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from trainfn.rule import rule
 from trainfn.rules.adam import debiased, root
+from trainfn.rules.decay import decayed
 from trainfn.rules.matrices import as_matrix, is_due
 from trainfn.trace import Array, Static
 from trainfn.verbs import eigenvectors, leading, matmul, orthogonal, reshape, transpose, when, zeros_like
@@ -56,7 +57,7 @@ def galore(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     scale: Any = 0.25,
-    weight_decay: Any = 0.0,
+    weight_decay: Any | None = 0.0,
     every: Any = 200.0,
     rank: Static[int] = 128,
     longer_side: Static[bool] = False,
@@ -74,12 +75,14 @@ def galore(
     is renewed.  A leaf of more than two axes is the matrix that its other axes make of the first; vectors have Adam.
 
     P is made of eigenvectors of g g^T or g^T g, whichever is the smaller: in float32 a singular vector can be told from
-    others if its value is above some 1e-3 of the largest.  precision is that of the products (`trainfn.verbs.matmul`).
+    others if its value is above some 1e-3 of the largest.  The signs of singular vectors are arbitrary, and m is kept
+    when they are renewed: where another implementation has other signs, its path leaves this one there (optax's
+    does, by its library's svd).  precision is that of the products (`trainfn.verbs.matmul`).
     """
     t = step + 1
     if g.ndim < 2:
         m_hat, v_hat, after = debiased(t, state, g, b1, b2)
-        return -lr * (m_hat / root(v_hat, eps, None) + weight_decay * p), Projected(None, after.m, after.v)
+        return -lr * decayed(m_hat / root(v_hat, eps, None), weight_decay, p), Projected(None, after.m, after.v)
     is_left, rank = _projection(g, rank, longer_side)
     x = as_matrix(g)
     last: Any = state.P
@@ -88,7 +91,7 @@ def galore(
     m_hat, v_hat, after = debiased(t, state, projected, b1, b2)
     n = m_hat / root(v_hat, eps, None)
     u = matmul(P, n, precision) if is_left else matmul(n, transpose(P), precision)
-    return -lr * (scale * reshape(u, p.shape) + weight_decay * p), Projected(P, after.m, after.v)
+    return -lr * decayed(scale * reshape(u, g.shape), weight_decay, p), Projected(P, after.m, after.v)
 
 
 def _projection(p: Any, rank: int, longer_side: bool) -> tuple[bool, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
+from trainfn.rules.adam import root
 from trainfn.trace import Array, LeafPair
-from trainfn.verbs import leaf_dot, sqrt, where
+from trainfn.verbs import leaf_dot, where
 
 
 class LayerMoments(NamedTuple):
@@ -28,6 +29,7 @@ def novograd(
     b2: Any = 0.25,
     eps: Any = 1e-6,
     weight_decay: Any = 0.0,
+    eps_root: Any = None,
 ) -> Any:
     """NovoGrad (Ginsburg et al., arXiv:1905.11286v3, Algorithm 1).
 
@@ -35,9 +37,10 @@ def novograd(
         m <- b1 m + g / (sqrt(v) + eps) + weight_decay p
         p <- p - lr m
 
-    Defaults are optax's; the paper has b1 = 0.95 and b2 = 0.98.
+    Defaults are optax's; the paper has b1 = 0.95 and b2 = 0.98.  eps_root, an option of optax, is added to v under
+    the root.
     """
     energy = leaf_dot(g, g)
     v = where(step == 0, energy, b2 * state.v + (1 - b2) * energy)
-    m = b1 * state.m + (g / (sqrt(v) + eps) + weight_decay * p)
+    m = b1 * state.m + (g / root(v, eps, eps_root) + weight_decay * p)
     return -lr * m, LayerMoments(m, v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from trainfn.rule import rule
-from trainfn.rules.adam import first_moment
+from trainfn.rules.adam import first_moment, looked_ahead, root
 from trainfn.trace import Array, Static
 from trainfn.verbs import sqrt, square, where
 
@@ -28,6 +28,8 @@ def radam(
     b2: Any = 0.999,
     eps: Any = 1e-8,
     threshold: Any = 5.0,
+    eps_root: Any = None,
+    nesterov: Static[bool] = False,
     eps_before_debias: Static[bool] = False,
 ) -> Any:
     """RAdam (Liu et al., arXiv:1908.03265v4, Algorithm 2).
@@ -39,13 +41,16 @@ def radam(
 
     The paper's threshold is 4 and it has no eps; 5 and eps are torch's and optax's.  With `eps_before_debias` the
     denominator is (sqrt(v) + eps) / sqrt(1 - b2^t), which is torch's.  With `b1=None` there is no m, and m_hat is g.
+    eps_root, which is added to v_hat under the root, and nesterov, that of `adam`, are options of optax.
     """
     t = step + 1
     m, m_hat = first_moment(t, state.m, g, b1)
+    if nesterov:
+        m_hat = looked_ahead(t, m, g, b1)
     v = b2 * state.v + (1 - b2) * square(g)
     debias = 1 - b2**t
     rho_inf = 2 / (1 - b2) - 1
     rho = rho_inf - 2 * t * b2**t / debias
     r = sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-    scaled = m_hat / (sqrt(v) + eps) * sqrt(debias) if eps_before_debias else m_hat / (sqrt(v / debias) + eps)
+    scaled = m_hat / (sqrt(v) + eps) * sqrt(debias) if eps_before_debias else m_hat / root(v / debias, eps, eps_root)
     return -lr * where(rho > threshold, r * scaled, m_hat), Moments(m, v)

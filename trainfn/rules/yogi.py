@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trainfn.rule import rule
-from trainfn.rules.adam import Moments
-from trainfn.verbs import full_like, sign, sqrt, square
+from trainfn.rules.adam import Moments, root
+from trainfn.verbs import full_like, sign, square
 
 
 class StartedMoments(Moments):
@@ -29,6 +29,7 @@ def yogi(
     b2: Any = 0.999,
     eps: Any = 1e-3,
     initial_accumulator_value: Any = 1e-6,
+    eps_root: Any = None,
 ) -> Any:
     """Yogi (Zaheer et al., NeurIPS 2018, Algorithm 2).
 
@@ -37,11 +38,11 @@ def yogi(
         p <- p - lr m_hat / (sqrt(v_hat) + eps)
 
     Departs from the paper as optax does: both moments are debiased, and both begin at initial_accumulator_value, where
-    the paper's m begins at 0.
+    the paper's m begins at 0.  eps_root, an option of optax, is added to v_hat under the root.
     """
     t = step + 1
     m = b1 * state.m + (1 - b1) * g
     v = state.v - (1 - b2) * sign(state.v - square(g)) * square(g)
     m_hat = m / (1 - b1**t)
     v_hat = v / (1 - b2**t)
-    return -lr * (m_hat / (sqrt(v_hat) + eps)), StartedMoments(m, v)
+    return -lr * (m_hat / root(v_hat, eps, eps_root)), StartedMoments(m, v)
