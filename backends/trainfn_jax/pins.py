@@ -20,6 +20,7 @@ from functools import lru_cache
 
 from trainfn.program import WHOLE, Node, Program, Sort
 from trainfn.trace import Graph, Value
+from trainfn_jax.keeping import kept
 
 # Operations that round an array, and those that hand on its bits or may, through which contraction looks.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
@@ -38,9 +39,14 @@ def with_pins(program: Program) -> Program:
         value = values[index]
         return graph.emit(kind, (value.index,), value.sort) if kind else value
 
-    for node in program.nodes:
+    to_keep = kept(program)
+    for i, node in enumerate(program.nodes):
         args = tuple(guarded(kind, a).index for a, kind in zip(node.args, _guards(program, node), strict=True))
-        values.append(graph.emit(node.op, args, node.sort, node.static))
+        value = graph.emit(node.op, args, node.sort, node.static)
+        if i in to_keep:
+            inner = graph.emit("pin", (value.index,), value.sort) if node.op in _ROUNDED_LATE else value
+            value = graph.emit("kept", (inner.index,), value.sort)
+        values.append(value)
     outputs = {}
     for name, index in program.outputs:
         leaving = guarded(_leaving(name, program.nodes[index]), index)
