@@ -41,6 +41,11 @@ def kept(program: Program) -> frozenset[int]:
     return best.kept
 
 
+def words(program: Program, kept: frozenset[int]) -> int:
+    """What the update moves for each element of the leaf, in float32."""
+    return _Traffic(program, kept).cost()[0]
+
+
 class _Traffic:
     """What the loops of a program read and write if some nodes are kept."""
 
@@ -61,8 +66,8 @@ class _Traffic:
 
     def cost(self) -> tuple[int, int]:
         """Words, and what is kept for them."""
-        words = sum(n + sum(map(self._words, read)) for read, n in self._traffic())
-        return words + 2 * len(self._copied()), len(self.kept)
+        moved = sum(n + sum(map(self._words, read)) for read, n in self._traffic())
+        return moved + 2 * len(self._copied()), len(self.kept)
 
     @property
     def candidates(self) -> list[int]:

@@ -7,7 +7,8 @@ shows rewritings that happen, and random programs search for others.
 
 What leaves the program meets arithmetic that nobody here sees: a sum of ours and a number of the user's would be
 regrouped, too.  Such sums are not pinned but held (`held`), because XLA would put the operations of a pin into each
-loop that reads the result, and compute all before them there a second time.
+loop that reads the result, and compute all before them there a second time.  What `trainfn_jax.keeping` says that XLA
+should keep in memory is divided by a one (`kept`): a quotient it does not repeat.
 
 Subnormal numbers are zero for the arithmetic of XLA's CPU code, but not for what only moves bits, and not for
 comparisons of what was widened from 16 bits: there an input is flushed.
