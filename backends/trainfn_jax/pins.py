@@ -7,7 +7,8 @@ shows rewritings that happen, and random programs search for others.
 
 What leaves the program meets arithmetic that nobody here sees: a sum of ours and a number of the user's would be
 regrouped, too.  Such sums are not pinned but held (`held`), because XLA would put the operations of a pin into each
-loop that reads the result, and compute all before them there a second time.
+loop that reads the result, and compute all before them there a second time.  What `trainfn_jax.keeping` says that XLA
+should keep in memory is divided by a one (`kept`): a quotient it does not repeat.
 
 Subnormal numbers are zero for the arithmetic of XLA's CPU code, but not for what only moves bits, and not for
 comparisons of what was widened from 16 bits: there an input is flushed.
@@ -20,6 +21,7 @@ from functools import lru_cache
 
 from trainfn.program import WHOLE, Node, Program, Sort
 from trainfn.trace import Graph, Value
+from trainfn_jax.keeping import kept
 
 # Operations that round an array, and those that hand on its bits or may, through which contraction looks.
 _ARITHMETIC = frozenset({"add", "sub", "mul", "div", "sqrt"})
@@ -38,9 +40,14 @@ def with_pins(program: Program) -> Program:
         value = values[index]
         return graph.emit(kind, (value.index,), value.sort) if kind else value
 
-    for node in program.nodes:
+    to_keep = kept(program)
+    for i, node in enumerate(program.nodes):
         args = tuple(guarded(kind, a).index for a, kind in zip(node.args, _guards(program, node), strict=True))
-        values.append(graph.emit(node.op, args, node.sort, node.static))
+        value = graph.emit(node.op, args, node.sort, node.static)
+        if i in to_keep:
+            inner = graph.emit("pin", (value.index,), value.sort) if node.op in _ROUNDED_LATE else value
+            value = graph.emit("kept", (inner.index,), value.sort)
+        values.append(value)
     outputs = {}
     for name, index in program.outputs:
         leaving = guarded(_leaving(name, program.nodes[index]), index)
