@@ -292,9 +292,17 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
 
 def _outputs(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
     """What a program without reductions makes of one leaf of this dtype."""
+    return (_computed if program.is_elementwise else _compiled)(program, inputs, leaf, dtype)
+
+
+def _computed(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
     storage, whole = arrays.real_dtype(dtype), None if program.is_elementwise else leaf.shape
     table = arrays.table(storage, storage, arrays.compute_dtype(dtype), arrays.Meetings(), whole)
     return run([Call(with_pins(lower(program)), inputs, table)], TABLE)[0]
+
+
+# Sums along axes are some hundred operations each, which JAX would compile one by one.
+_compiled = jax.jit(_computed, static_argnums=(0, 2, 3))
 
 
 # -- update ------------------------------------------------------------------------------------------------------------
