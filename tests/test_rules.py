@@ -69,6 +69,7 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.adamw(lr="0.1"), "lr = '0.1'"),
         (lambda: tf.adamw(lr=None), "lr = None"),
         (lambda: tf.adamw(lr=True), "lr = True"),
+        (lambda: tf.adamw(lr=tf.reduce_on_plateau()), "lr = reduce_on_plateau follows a metric"),
         (lambda: tf.adamw(lr=object()), "neither a number, a schedule nor a function"),
         (lambda: tf.adamw(lr=1j), "neither a number"),
         (lambda: tf.sgd(momentum=0.9, nesterov="yes"), "nesterov = 'yes' must be True or False"),
@@ -165,6 +166,10 @@ PARAMS = {"w": np.ones(3, np.float32)}
         ),
         (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), {}), PARAMS, PARAMS), r"names of the state: \[\]"),
         (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), {"w": np.ones((2, 3))}, PARAMS), r"has shape \(2, 3\)"),
+        (
+            lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), {"w": np.ones(np.shape(PARAMS["w"]), int)}, PARAMS),
+            "the gradient of 'w' is of dtype int64",
+        ),
         (lambda r: r.update(tf.sgd(), r.init(tf.sgd(), PARAMS), PARAMS, PARAMS, loss=1.0), "knows no loss"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trainfn.machine import Machine
 from trainfn.policies import Policy
 from trainfn.schedules.schedule import Schedule, is_family, spell
 from trainfn.trace import Leaf
@@ -194,6 +195,12 @@ def check(owner: str, name: str, value: Any) -> Any:
     if is_family(value):
         raise TypeError(
             f"{owner}: {name} = {value.__name__} makes schedules and is none: call it, as in {spell(value)}."
+        )
+    if isinstance(value, Machine):
+        raise TypeError(
+            f"{owner}: {name} = {value.name} follows a metric, and a hyperparameter the step. chain(adamw(), "
+            f"scale_on_plateau()) follows the loss that update is given; what {value.name} returns may also be set as "
+            "a number, where a framework lets you (param_groups, inject_hyperparams)."
         )
     if isinstance(value, np.ndarray):
         if value.ndim:

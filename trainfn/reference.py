@@ -485,6 +485,9 @@ def _check_fit(state: State, grads: Mapping[str, Any], params: Mapping[str, Any]
     for name, p in params.items():
         if np.shape(grads[name]) != np.shape(p):
             raise ValueError(f"the gradient of {name!r} has shape {np.shape(grads[name])}, and {name!r} {np.shape(p)}.")
+        dtype = np.asarray(grads[name]).dtype
+        if dtype.name not in _DTYPES:
+            raise TypeError(f"the gradient of {name!r} is of dtype {dtype}; it must be one of {', '.join(_DTYPES)}.")
 
 
 def _hyperparameters(rule: Rule, leaf: Leaf, count: int) -> dict[str, float]:

@@ -33,6 +33,11 @@ SETTINGS: tuple[tuple[str, dict[str, Any]], ...] = (
 PARAMS = {"w": numbers(1, (7, 5), 3), "b": numbers(2, (5,), 3)}
 
 
+def spelt(x: Any) -> str:
+    """The name of a test; a function's is no address, which other processes would not have."""
+    return str({k: "function" if callable(v) else v for k, v in x.items()} if isinstance(x, dict) else x)
+
+
 def moved(tx: Any, params: Any = PARAMS) -> dict[str, Any]:
     start, state, dtype = params, tx.init(params), params["w"].dtype
     update = jax.jit(tx.update)
@@ -43,7 +48,7 @@ def moved(tx: Any, params: Any = PARAMS) -> dict[str, Any]:
     return {k: np.asarray(params[k] - start[k]) for k in params}
 
 
-@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=str)
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=spelt)
 def test_namesake(name: str, settings: dict[str, Any]) -> None:
     """In float64; in float32 optax is off by 1e-5 in Adam's bias corrections."""
     schedule = optax.linear_schedule(0.1, 0.05, 8)
@@ -68,7 +73,7 @@ OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "settings"), OPTIONS, ids=str)
+@pytest.mark.parametrize(("name", "settings"), OPTIONS, ids=spelt)
 def test_options(name: str, settings: dict[str, Any]) -> None:
     with jax.enable_x64(True):
         params = {k: jnp.asarray(p, jnp.float64) for k, p in PARAMS.items()}
@@ -95,7 +100,7 @@ EXACT: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "settings"), EXACT, ids=str)
+@pytest.mark.parametrize(("name", "settings"), EXACT, ids=spelt)
 def test_options_to_the_last_digits(name: str, settings: dict[str, Any]) -> None:
     with jax.enable_x64(True):
         params = {k: jnp.asarray(p, jnp.float64) for k, p in PARAMS.items()}
@@ -120,7 +125,7 @@ OF_DTYPE = (
 )
 
 
-@pytest.mark.parametrize(("name", "settings", "argument"), OF_DTYPE, ids=str)
+@pytest.mark.parametrize(("name", "settings", "argument"), OF_DTYPE, ids=spelt)
 def test_the_dtype_of_the_one_array_there_is(name: str, settings: dict[str, Any], argument: str) -> None:
     """The state's, and the same updates as optax's, whose only rounding is the state's."""
     ours, theirs = (getattr(m, name)(0.1, **settings, **{argument: jnp.bfloat16}) for m in (trainfn_jax, optax))
