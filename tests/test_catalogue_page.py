@@ -87,10 +87,19 @@ def test_every_name_elsewhere_leads_to_things_that_exist() -> None:
             assert eval(text, dict(NAMESPACE)) is not None, text
 
 
+def test_names_that_are_not_here_are_in_the_other_library() -> None:
+    for entry in names.absent():
+        library, _, path = entry.name.partition(".")
+        attrgetter(path)(LIBRARIES[library])
+        assert not entry.calls
+    with pytest.raises(AttributeError, match=r"no attribute 'LBFGS': use torch.optim.LBFGS: a line search"):
+        _ = trainfn_torch.optim.LBFGS  # type: ignore[attr-defined]
+
+
 def test_calls_for_names_are_what_the_drop_ins_make() -> None:
     for entry in _entries():
-        if entry.name in names.WORDS or "(" in entry.name:
-            continue  # which are words, and rows
+        if entry.name in names.WORDS or "(" in entry.name or not entry.drop_in:
+            continue  # which are words, rows, and names alike
         is_torch = entry.drop_in.startswith("trainfn_torch.optim.")
         made = names.rule_of_class(entry.drop_in) if is_torch else names.made_by(entry.drop_in)
         written = eval(entry.calls[0], dict(NAMESPACE))

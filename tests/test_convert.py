@@ -998,6 +998,20 @@ def test_a_state_without_a_count() -> None:
     assert plain.snapshot(tf.sgd(momentum=0.9)).updates is None
 
 
+def test_torchs_own_count_is_asked_for_before_anything_changes() -> None:
+    import optax
+    import torch
+
+    params = _params(np.float32)
+    here = _train(Jax(params, optax.rmsprop(0.1, decay=0.9, eps_in_sqrt=False)), range(2), np.float32)
+    there = Torch(params, lambda params: torch.optim.RMSprop(params, alpha=0.9))
+    known = here.snapshot(tf.rmsprop(decay=0.9))
+    with pytest.raises(ValueError, match=r"nothing counts the updates in this state of rmsprop.*snapshot.at\(step\)"):
+        there.load(known)
+    assert not there.optimizer.state
+    assert there.load(known.at(2)).snapshot().updates == 2
+
+
 def test_leaves_updated_unequally_often() -> None:
     params = _params(np.float32)
     run = _train(Torch(params, _torch_adamw), range(1), np.float32)

@@ -10,6 +10,7 @@ import pydoc
 from typing import Any, NamedTuple
 
 import numpy as np
+import optax
 import pytest
 
 import trainfn as tf
@@ -66,7 +67,7 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.lion(1, 2, 3, 4, False, 6), "6 were given"),
         (lambda: tf.adamw(iter([np.ones(3)]), lr=0.1), r"not a model's parameters: .*Optimizer\(params, adamw\("),
         (lambda: tf.adamw({"w": np.ones(3)}), r"not a model's parameters: .*transform\(adamw\(\.\.\.\)\)\.init"),
-        (lambda: tf.adamw(lr="0.1"), "lr = '0.1'"),
+        (lambda: tf.adamw(lr="0.1"), r"lr = '0.1' must be a number.* make one: float\('0.1'\)"),
         (lambda: tf.adamw(lr=None), "lr = None"),
         (lambda: tf.adamw(lr=True), "lr = True"),
         (lambda: tf.adamw(lr=tf.reduce_on_plateau()), "lr = reduce_on_plateau follows a metric"),
@@ -85,6 +86,8 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.chain(), "at least one"),
         (lambda: tf.chain(tf.adamw), r"Write adamw\(\) for its defaults"),
         (lambda: tf.chain(tf.adamw(), 3), "chain takes rules"),
+        (lambda: tf.chain([tf.adamw()]), r"Give each by itself, as in chain\(\*rules\)"),
+        (lambda: tf.chain(optax.identity()), r"trainfn_jax.chain takes transformations"),
         (lambda: tf.skip_if_not_finite(), "stands around another rule"),
         (lambda: tf.skip_if_not_finite(tf.adamw), "stands around another rule"),
         (lambda: resolve(tf.adamw(lr=lambda leaf: -1.0), tf.Leaf("w", (2,))), "leaf 'w': lr = -1.0"),

@@ -179,7 +179,10 @@ class Definition:
                 name in hyperparameters.DOMAINS and value is not None
             )
             if name not in self.options and is_number:
-                raise TypeError(f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.")
+                hint = f" Of a text make one: float({value!r})." if isinstance(value, str) else ""
+                raise TypeError(
+                    f"{self.name}: {name} = {value!r} must be a number, a schedule or a leaf function.{hint}"
+                )
             if type(default) in _KINDS and type(value) is not type(default):
                 raise TypeError(f"{self.name}: the option {name} = {value!r} must be {_KINDS[type(default)]}.")
         hyper = {k: hyperparameters.check(self.name, k, v) for k, v in values.items() if k not in options}
@@ -433,8 +436,18 @@ def partition(cases: Mapping[Any, Rule], otherwise: Rule | None = None) -> Rule:
 
 def _expect_rule(what: str, r: Any) -> None:
     if not isinstance(r, Rule):
-        hint = f" Write {r.name}() for its defaults." if isinstance(r, Definition) else ""
-        raise TypeError(f"{what} takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{hint}")
+        raise TypeError(f"{what} takes rules with their hyperparameters, such as adamw(lr=1e-3), not {r!r}.{_hint(r)}")
+
+
+def _hint(r: Any) -> str:
+    """What is to be written instead of something that is taken for a rule."""
+    if isinstance(r, Definition):
+        return f" Write {r.name}() for its defaults."
+    if isinstance(r, list | tuple) and not hasattr(r, "_fields"):
+        return " Give each by itself, as in chain(*rules)."
+    if hasattr(r, "init") and hasattr(r, "update"):
+        return " trainfn_jax.chain takes transformations of optax."
+    return ""
 
 
 def names_in(whole: Rule, part: Rule, first: int) -> dict[str, str]:

@@ -197,7 +197,9 @@ def _state(snapshot: Snapshot, words: Names, entry: _Entry, is_ours: bool) -> di
         fields and not leaf.values
     ):  # theirs begins anew; ours may be between steps
         return {}
-    state = {"step": _float(leaf.step)} if leaf.step is not None and (is_ours or words.counts) else {}
+    state: dict[str, torch.Tensor] = {}
+    if is_ours or words.counts:
+        state["step"] = _float(snapshot.count() if leaf.step is None else leaf.step)
     for f in fields:
         state[words.state[f.name]] = _tensor(f, leaf.values[f.name], entry, is_ours)
     return state

@@ -96,7 +96,7 @@ class StepLR(_ClosedForm, lr_scheduler.StepLR):
 
 
 class MultiStepLR(_ClosedForm, lr_scheduler.MultiStepLR):
-    """`trainfn.multistep`."""
+    """`trainfn.multistep`; here, as in torch, milestones may come in any order, and one twice counts twice."""
 
     def schedule(self, base: float, group: int) -> Schedule:
         return schedules.multistep(base, factor=self.gamma, milestones=sorted(self.milestones.elements()))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,6 +36,18 @@ __all__ = [
     "RMSprop",
     "Rprop",
 ]
+
+# What torch.optim has and this module has not: what to use instead.
+ABSENT: Mapping[str, str] = {
+    "LBFGS": "torch.optim.LBFGS: a line search calls the model, which no rule does",
+    "SparseAdam": "torch.optim.SparseAdam: rules take dense gradients",
+}
+
+if not TYPE_CHECKING:  # for which every name would be there
+
+    def __getattr__(name: str) -> object:
+        instead = f": use {ABSENT[name]}." if name in ABSENT else "."
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{instead}", name=name)
 
 
 class _Namesake(Optimizer):

@@ -68,6 +68,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(rule, Rule):
             hint = f" Write {rule.name}() for its defaults." if isinstance(rule, Definition) else ""
+            hint = " The parameters come first, and then the rule." if isinstance(params, Rule) else hint
             raise TypeError(
                 f"an Optimizer takes a rule with its hyperparameters, such as adamw(lr=1e-3), not {rule!r}.{hint}"
             )

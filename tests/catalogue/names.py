@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import optax  # type: ignore[import-untyped]
+import pytorch_optimizer  # type: ignore[import-untyped]
 import torch
 from torch.optim import lr_scheduler
 
@@ -21,8 +22,10 @@ import trainfn_jax
 import trainfn_torch
 from tests.catalogue import ROWS, SCHEDULES
 from tests.catalogue.calls import call, call_of_schedule, spelt
+from trainfn.rule import Definition
 from trainfn.schedules import huggingface
 from trainfn_jax.transform import found
+from trainfn_jax.vocabulary import ABSENT
 
 # Of optax's functions: what stands for an argument that has no default, and otherwise 1.
 ARGUMENTS: Mapping[str, Any] = {
@@ -41,8 +44,17 @@ ARGUMENTS: Mapping[str, Any] = {
     "base_optimizer": trainfn_jax.sgd(1e-3),
 }
 
-# Names whose meaning is no one rule: what in `trainfn` does what they do.
+# Names whose meaning is no one rule, or that no row is compared with: what in `trainfn` does what they do.
 WORDS: Mapping[str, tuple[str, ...]] = {
+    "pytorch_optimizer.DAdaptAdam": ("dadapt_adamw",),
+    "pytorch_optimizer.Ranger": ("lookahead", "radam", "centralize"),
+    "pytorch_optimizer.SGDW": ("chain", "sgd", "decoupled_weight_decay"),
+    "pytorch_optimizer.ScalableShampoo": ("grafted_shampoo",),
+    "pytorch_optimizer.ScheduleFreeAdamW": ("schedule_free", "adamw"),
+    "pytorch_optimizer.ScheduleFreeWrapper": ("schedule_free",),
+    "pytorch_optimizer.SophiaH": ("sophia",),
+    "torch.optim.swa_utils.SWALR": ("sequence", "linear", "cosine", "constant"),
+    "optax.incremental_update": ("ema",),
     "torch.optim.lr_scheduler.ChainedScheduler": ("product",),
     "torch.optim.lr_scheduler.ConstantLR": ("piecewise_constant",),
     "torch.optim.lr_scheduler.LambdaLR": ("schedule",),
@@ -138,10 +150,38 @@ def made_by(drop_in: str) -> tf.Rule | tf.Schedule:
 
 
 def of_peers() -> Iterator[Entry]:
-    """Names of pytorch_optimizer, which have no drop-ins, in alphabetical order."""
-    for row in sorted((row for row in ROWS if row.peer), key=lambda row: row.peer.name.lower() if row.peer else ""):
-        assert row.peer is not None
-        yield Entry(_with_arguments(f"pytorch_optimizer.{row.peer.name}", row.peer.hyper), (call(row.rule()),))
+    """Names of pytorch_optimizer, which have no drop-ins, in alphabetical order: of rows, and those alike.
+
+    Where eps stands, before the bias is taken out or after it, is not carried over: there the call is the paper's.
+    """
+    compared: dict[str, list[Entry]] = {}
+    for row in ROWS:
+        if row.peer:
+            hyper = {k: x for k, x in row.hyper.items() if not (isinstance(x, tf.Schedule) and not hasattr(tf, x.name))}
+            entry = Entry(_with_arguments(f"{_PEERS}{row.peer.name}", row.peer.hyper), (call(row.make(**hyper)),))
+            compared.setdefault(row.peer.name, []).append(entry)
+    ours = {_plain(name): name for name in dir(tf) if isinstance(getattr(tf, name), Definition)}
+    others = [n for n in dir(pytorch_optimizer) if n[0].isupper() and not hasattr(torch.optim, n)]
+    alike = {n: ours[_plain(n)] for n in others if _plain(n) in ours}
+    words = {n.removeprefix(_PEERS): calls for n, calls in WORDS.items() if n.startswith(_PEERS)}
+    for name in sorted({*compared, *alike, *words}, key=str.lower):
+        meant = words[name] if name in words else (alike.get(name, ""),)
+        yield from compared.get(name, [Entry(f"{_PEERS}{name}", meant)])
+
+
+_PEERS = "pytorch_optimizer."
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
+def absent() -> Iterator[Entry]:
+    """Names that are not here, and what to use instead."""
+    for module, table in (("torch.optim", trainfn_torch.optim.ABSENT), ("optax", ABSENT)):
+        for name, instead in table.items():
+            is_contrib = module == "optax" and not hasattr(optax, name)
+            yield Entry(f"{module}{'.contrib' if is_contrib else ''}.{name}", (), instead)
 
 
 def of_transformers() -> Iterator[Entry]:

@@ -16,7 +16,7 @@ import trainfn as tf
 from benchmarks.catalogue import LAYER, read
 from tests.catalogue import ROWS, SCHEDULES, Row, ScheduleRow
 from tests.catalogue.calls import call, call_of_schedule
-from tests.catalogue.names import of_optax, of_peers, of_torch, of_transformers
+from tests.catalogue.names import absent, of_optax, of_peers, of_torch, of_transformers
 from trainfn.lowering import lower
 from trainfn.program import AXIS, COSTLY, PRODUCTS, Program, Sort
 from trainfn_torch import pieces
@@ -70,7 +70,9 @@ NAMES_HEAD = """## Names elsewhere
 
 What stands for a name of another library in `trainfn`, with that library's defaults unless it has arguments here, and
 the drop-in that takes its arguments. An argument that upstream leaves open has an example here, lr=0.001 among others;
-schedules of torch are over a base lr of 1. A bare name says what to look at.
+schedules of torch are over a base lr of 1. A bare name says what to look at. `AveragedModel` begins as a copy at its
+first update, which the averages here do when the optimizer is made. transformers' functions
+`get_cosine_schedule_with_warmup` and so on are `get_scheduler("cosine")` and so on.
 """
 
 
@@ -205,6 +207,8 @@ def _names() -> Iterator[str]:
             for e in entries
         )
         yield f"\n### {title}\n\n{_table((title, 'trainfn', 'drop-in'), rows)}"
+    rows = ((f"`{e.name}`", e.drop_in) for e in absent())
+    yield f"\n### Not here\n\n{_table(('name', 'use'), rows)}"
 
 
 # -- papers ------------------------------------------------------------------------------------------------------------
