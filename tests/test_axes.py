@@ -96,6 +96,15 @@ def test_fast_products_are_close(execution: str) -> None:
         np.testing.assert_allclose(actual[name], x, rtol=0, atol=1e-6 * np.max(np.abs(x), initial=0), err_msg=name)
 
 
+def test_what_a_state_begins_with_is_not_summed_by_the_compiler() -> None:
+    """XLA folds a sum of constants an element at a time: minutes for a large matrix."""
+    import jax
+
+    init = jax.jit(trainfn_jax.transform(tf.sm3()).init)
+    compiled = init.lower({"w": jax.ShapeDtypeStruct((64, 48), np.float32)}).compile()
+    assert " reduce(" in compiled.as_text()
+
+
 def test_products_are_exact_and_of_no_order() -> None:
     multiply = reference.arrays(np.float32, ())["matmul"]
     x, y = numbers(7, (20, 300), decades=3), numbers(8, (300, 30), decades=12)

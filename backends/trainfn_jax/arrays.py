@@ -119,7 +119,8 @@ def table(
         **{op: _broadcasting(operation) for op, operation in elementwise.items()},
         "div": _broadcasting(_dividing(elementwise["div"])),
         **axes.OPERATIONS,
-        "fill": lambda x: lax.broadcast(meet(x), whole),
+        # Else XLA sums what is the same everywhere while it compiles, an element at a time.
+        "fill": lambda x: lax.optimization_barrier(lax.broadcast(meet(x), whole)),  # type: ignore[no-untyped-call]
         "identity": lambda shape: jnp.eye(shape[0], shape[1], dtype=compute),
     }
 

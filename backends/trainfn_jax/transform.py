@@ -292,8 +292,7 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
 
 def _outputs(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
     """What a program without reductions makes of one leaf of this dtype."""
-    is_constant = "p" not in program.inputs(Sort.ARRAY)  # which XLA would compute while it compiles, and slowly
-    return (_computed if program.is_elementwise or is_constant else _compiled)(program, inputs, leaf, dtype)
+    return (_computed if program.is_elementwise else _compiled)(program, inputs, leaf, dtype)
 
 
 def _computed(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
