@@ -105,6 +105,14 @@ def test_what_a_state_begins_with_is_not_summed_by_the_compiler() -> None:
     assert " reduce(" in compiled.as_text()
 
 
+def test_leaves_of_one_shape_begin_with_one_compilation() -> None:
+    from trainfn_jax.transform import _compiled
+
+    before = _compiled._cache_size()
+    trainfn_jax.transform(row_sums()).init({str(i): np.ones((13, 7), np.float32) for i in range(4)})
+    assert _compiled._cache_size() <= before + 1
+
+
 def test_products_are_exact_and_of_no_order() -> None:
     multiply = reference.arrays(np.float32, ())["matmul"]
     x, y = numbers(7, (20, 300), decades=3), numbers(8, (300, 30), decades=12)

@@ -57,7 +57,7 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.adamw(learning_rate=1e-3), "no hyperparameter learning_rate; .* learning_rate is lr here"),
         (lambda: tf.adamw(betas=(0.9, 0.99), epsilon=1e-8), "betas is b1, b2 here. epsilon is eps here"),
         (lambda: tf.lion(weight_decay_rate=0.1), "weight_decay_rate is weight_decay here"),
-        (lambda: tf.sgd(momentun=0.9), "momentun is momentum here"),
+        (lambda: tf.sgd(momentun=0.9), "Did you mean momentum\\?"),
         (lambda: tf.scale(wd=0.9), r"scale has no hyperparameter wd; it has by\.$"),
         (lambda: tf.sgd(momentum=True), "sgd: momentum = True must be a number, a schedule or a leaf function"),
         (lambda: tf.sgd(momentum="0.9"), "sgd: momentum = '0.9' must be a number"),

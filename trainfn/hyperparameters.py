@@ -157,7 +157,8 @@ def unknown(owner: str, names: Iterable[str], known: Iterable[str]) -> str:
     text = f"{owner} has no hyperparameter {', '.join(names)}; it has {', '.join(known) or 'none'}."
     for name in names:
         if meant := nearest(name, known):
-            text += f" {name} is {', '.join(meant)} here."
+            is_word = name in SYNONYMS
+            text += f" {name} is {', '.join(meant)} here." if is_word else f" Did you mean {meant[0]}?"
     return text
 
 

@@ -148,8 +148,14 @@ def _is_none(decay: Any) -> bool:
 
 
 def expect_default(name: str, argument: str, value: Any, default: Any) -> None:
-    """An error for any other value of an argument that is not taken."""
-    if value is not default and not (isinstance(value, int | str) and value == default):
+    """An error for any other value of an argument that is not taken.
+
+    `optax.inject_hyperparams` makes arrays of numbers, which are traced in updates: what they are is seen in init.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    is_equal = isinstance(value, int | str) or (isinstance(value, jax.Array) and value.ndim == 0)
+    if value is not default and not (is_equal and value == default):
         raise TypeError(f"{name}: {argument} can only be {default!r} here, not {value!r}; {NOT_TAKEN[argument]}.")
 
 

@@ -292,11 +292,14 @@ def _evaluated_leaf(rule: Rule, name: str, p: Any, state: Mapping[str, Any], cou
 
 def _outputs(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
     """What a program without reductions makes of one leaf of this dtype."""
-    return (_computed if program.is_elementwise else _compiled)(program, inputs, leaf, dtype)
+    if program.is_elementwise:
+        return _computed(program, inputs, None, dtype)
+    return _compiled(program, inputs, leaf.shape, dtype)  # type: ignore[no-any-return]
 
 
-def _computed(program: Program, inputs: Mapping[str, Any], leaf: Leaf, dtype: Any) -> dict[str, Any]:
-    storage, whole = arrays.real_dtype(dtype), None if program.is_elementwise else leaf.shape
+def _computed(program: Program, inputs: Mapping[str, Any], whole: Any, dtype: Any) -> dict[str, Any]:
+    """whole: the leaf's shape, where it is worked on as a whole."""
+    storage = arrays.real_dtype(dtype)
     table = arrays.table(storage, storage, arrays.compute_dtype(dtype), arrays.Meetings(), whole)
     return run([Call(with_pins(lower(program)), inputs, table)], TABLE)[0]
 

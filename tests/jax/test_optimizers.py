@@ -333,3 +333,27 @@ def test_public_names() -> None:
     for name in NAMES:
         assert getattr(trainfn_jax, name).__name__ == name
         assert getattr(trainfn_jax, name).__doc__
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "argument"),
+    [
+        (trainfn_jax.contrib.mechanize, {"base_optimizer": trainfn_jax.sgd(1e-2)}, "num_betas"),
+        (
+            trainfn_jax.contrib.sam,
+            {
+                "optimizer": trainfn_jax.sgd(1e-2),
+                "adv_optimizer": trainfn_jax.chain(trainfn_jax.contrib.normalize(), trainfn_jax.sgd(0.05)),
+            },
+            "sync_period",
+        ),
+    ],
+    ids=["mechanize", "sam"],
+)
+def test_injected_numbers_that_are_not_taken(function: Any, given: dict[str, Any], argument: str) -> None:
+    """inject_hyperparams makes arrays of them, which are traced in updates; optax's own cannot be jitted so."""
+    injected, plain = moved(optax.inject_hyperparams(function)(**given)), moved(function(**given))
+    for k in PARAMS:
+        np.testing.assert_allclose(injected[k], plain[k], atol=1e-5 * float(np.max(np.abs(plain[k]))), rtol=0)
+    with pytest.raises(TypeError, match=f"{argument} can only be"):
+        optax.inject_hyperparams(function)(**given, **{argument: 3}).init(PARAMS)
