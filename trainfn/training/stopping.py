@@ -20,7 +20,7 @@ class Best(NamedTuple):
 def _check(*, mode: Any, patience: Any, min_delta: Any) -> None:
     if mode not in ("min", "max"):
         raise ValueError(f"early_stopping: mode = {mode!r} must be 'min' or 'max'.")
-    if not (1 <= patience and (patience == math.inf or patience == math.floor(patience))):
+    if not (patience >= 1 and (patience == math.inf or patience == math.floor(patience))):
         raise ValueError(f"early_stopping: patience = {patience} must be a whole number, at least 1, or infinite.")
     if not 0 <= min_delta < math.inf:
         raise ValueError(f"early_stopping: min_delta = {min_delta} must be at least 0.")
