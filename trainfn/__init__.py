@@ -4,6 +4,7 @@ This package is the mathematics and imports numpy only; `trainfn_torch` and `tra
 """
 
 from trainfn import convert as convert
+from trainfn.loss_scale import loss_scale as loss_scale
 from trainfn.policies import by_leaf as by_leaf
 from trainfn.policies import layer_decay as layer_decay
 from trainfn.rule import Rule as Rule

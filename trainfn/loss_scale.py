@@ -1,0 +1,60 @@
+"""Dynamic loss scaling: a factor on the loss that keeps float16 gradients from vanishing, without overflow.
+
+It is a state machine of what each update reports (`trainfn.machine`), so a run that crosses from one library to the
+other goes on with the same scale.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from trainfn.machine import machine
+from trainfn.verbs import maximum, where
+
+
+class Scale(NamedTuple):
+    """scale: the factor on the loss; good: finite updates since it changed."""
+
+    scale: Any = 2.0**16
+    good: Any = 0.0
+
+
+def _check(*, growth: Any, backoff: Any, interval: Any, floor: Any) -> None:
+    if not 1 < growth < math.inf:
+        raise ValueError(f"loss_scale: growth = {growth} must be above 1.")
+    if not 0 < backoff < 1:
+        raise ValueError(f"loss_scale: backoff = {backoff} must be in (0, 1).")
+    if not (1 <= interval < math.inf and interval == math.floor(interval)):
+        raise ValueError(f"loss_scale: interval = {interval} must be a whole number, at least 1.")
+    if not 0 < floor < math.inf:
+        raise ValueError(f"loss_scale: floor = {floor} must be above 0: a scale of 0 would never rise again.")
+
+
+@machine(check=_check)
+def loss_scale(
+    state: Scale,
+    is_finite: Any,
+    *,
+    growth: float = 2.0,
+    backoff: float = 0.5,
+    interval: float = 2000,
+    floor: float = 2.0**-14,
+) -> Any:
+    """The factor on the loss of the next update (Micikevicius et al., arXiv:1710.03740v3).
+
+    is_finite: whether the gradients of this update were, and it was applied: True or False, 1 or 0.
+
+    After gradients that are not finite it is multiplied by `backoff`, but not below `floor`; after `interval` updates
+    in a row that are, by `growth`, if that is a number of float32.  `init()._replace(scale=...)` begins with another.
+
+    As torch's GradScaler, which has no floor and may so come to 0.
+    """
+    good = where(is_finite > 0, state.good + 1, 0)
+    larger, smaller = state.scale * growth, maximum(state.scale * backoff, floor)
+    grows = (good >= interval) & (larger <= _LARGEST)
+    scale = where(is_finite > 0, where(grows, larger, state.scale), smaller)
+    return Scale(scale, where(good >= interval, 0, good)), scale
+
+
+_LARGEST = 2.0**127  # a power of two of float32; the next is none
