@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trainfn as tf
+from tests.bits import assert_same_bits
 from tests.inputs import numbers, uniform_bits
 from trainfn import elementary, reference
 from trainfn.interpret import Call, run
 from trainfn.lowering import lower
 from trainfn.program import Sort
 from trainfn.trace import Graph
-from trainfn.verbs import full_like, global_dot, global_max, global_norm, global_sum, leaf_sum
+from trainfn.verbs import full_like, global_dot, global_max, global_norm, global_sum, leaf_sum, where
 
 
 class Sum(NamedTuple):
@@ -195,3 +196,16 @@ def test_no_pass_counts_the_elements_of_a_leaf() -> None:
     params = {"x": np.full((2, 5), 3.0, np.float32), "y": np.ones(4, np.float32)}
     updates, _ = reference.update(mean(), reference.init(mean(), params), params, params)
     assert (updates["x"][0, 0], updates["y"][0]) == (9.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "passes"),
+    [((1.0, 0.0), ["sum_coarse"]), ((0.0, 1.0), ["sum_coarse"]), ((2.0, 0.0), ["max_abs", "sum_coarse", "sum_fine"])],
+)
+@pytest.mark.parametrize("reduce", [leaf_sum, global_sum])
+def test_a_condition_is_counted_in_one_pass(reduce: Any, values: tuple[float, float], passes: list[str]) -> None:
+    counted = tf.rule(lambda g: g * reduce(where(g > 0, *values)))()
+    assert [node.op for node in lower(counted.program()).nodes if node.is_reduction] == passes
+    g = {"w": np.float32([1, -2, 0, 3, np.nan]), "empty": np.zeros((0,), np.float32)}
+    updates, _ = reference.update(counted, reference.init(counted, g), g, g)
+    assert_same_bits({"": updates["w"]}, {"": g["w"] * np.float32(2 * values[0] + 3 * values[1])})

@@ -18,7 +18,7 @@ from tests.executions import run_reference, run_torch
 from tests.inputs import numbers, with_specials
 from trainfn import reference
 from trainfn.lowering import lower
-from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, transpose, where, zeros_like
+from trainfn.verbs import axis_max, axis_sum, full_like, leaf_dot, sign, transpose, where, zeros_like
 from trainfn_torch import executions, pieces, single
 from trainfn_torch.kernels import compiler
 from trainfn_torch.kernels import pieces as kernels_of_pieces
@@ -281,3 +281,17 @@ def test_torchs_default_dtype_and_device_do_not_matter() -> None:
             assert torch.equal(step(), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_leaves_share_scalars_but_no_signs_of_zeros() -> None:
+    """Equal numbers of leaves that are updated one after the other are one; 0.0 and -0.0 are two."""
+
+    @tf.rule
+    def divided(g: Any, *, x: Any) -> Any:
+        return -sign(g) * (1 / x)
+
+    by_leaf = divided(x=lambda leaf: -0.0 if leaf.name == "b" else 0.0)
+    params = {name: np.ones(3, np.float32) for name in "abc"}
+    for name, due in run_torch("single", by_leaf, params, [params])[0].items():
+        if name.endswith("/p"):
+            assert np.all(due == (np.inf if name == "b/p" else -np.inf)), name
