@@ -87,6 +87,19 @@ def test_products_have_the_same_bits(execution: str, special: bool) -> None:
         assert_same_bits(a, b, f"step {n}")
 
 
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_products_under_vmap(precision: str) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    tx, params = trainfn_jax.transform(products(precision=precision)), {"w": jnp.asarray(numbers(1, (6, 5)))}
+    grads = jnp.stack([jnp.asarray(numbers(10 + n, (6, 5))) for n in range(3)])
+    state = tx.init(params)
+    together = jax.jit(jax.vmap(lambda g: tx.update({"w": g}, state, params)[0]["w"]))(grads)
+    for n, g in enumerate(grads):
+        assert_same_bits({"": tx.update({"w": g}, state, params)[0]["w"]}, {"": together[n]})
+
+
 @pytest.mark.parametrize("execution", ["torch_single", "jax_jit"])
 def test_fast_products_are_close(execution: str) -> None:
     params, grads = _inputs(False)

@@ -112,11 +112,20 @@ def matmul(is_highest: bool, x: Array, y: Array) -> Array:
     if x.dtype == FLOAT64:
         return matmul_fast(x, y)
     (a, a_rest), (b, b_rest) = _slices(-1, x), _slices(-2, y)
-    high = jnp.matmul(a, b)
+    high = _product(a, b)
     if is_highest:
-        high = lax.add(high, lax.add(jnp.matmul(a, b_rest), jnp.matmul(a_rest, b)))
+        high = lax.add(high, lax.add(_product(a, b_rest), _product(a_rest, b)))
     product = rounded(high, x.dtype)
     return jnp.where(product == 0, np.zeros((), x.dtype), product)
+
+
+def _product(x: Array, y: Array) -> Array:
+    """The matrix product of float64 arrays.
+
+    Not jnp.matmul, which asks for a dtype by name: vmap asks again, where float64 may not be enabled.
+    """
+    batch = tuple(range(x.ndim - 2))
+    return lax.dot_general(x, y, (((x.ndim - 1,), (y.ndim - 2,)), (batch, batch)))
 
 
 def matmul_fast(x: Array, y: Array) -> Array:
