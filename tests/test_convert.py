@@ -1034,6 +1034,9 @@ def test_a_leaf_that_was_never_updated() -> None:
     assert known.leaves["0.bias"].values == {}
     for target in (Torch(params, _ours_in_torch(RECIPE)), Torch(params, _torch_adamw)):
         assert target.load(known).params["0.bias"] not in target.optimizer.state
+    looked_at = Torch(params, _torch_adamw)
+    assert not looked_at.optimizer.state[looked_at.params["0.bias"]]  # looking there made an entry
+    assert not looked_at.load(known).optimizer.state[looked_at.params["0.bias"]]
     with pytest.raises(
         ValueError, match=r"leaf '0\.bias' was never updated in the snapshot, and was by this optimizer"
     ):

@@ -160,10 +160,15 @@ def _write_of_model(places: Places, f: Field, snapshot: Snapshot, changes: Chang
         return
     (node, like), x = places.of_model(f), snapshot.model[f.name]
     if word.index is None:
-        changes[node][word.attribute] = {"": _array(f"the state {f.name}", _as_in(places, x, like), like)}
-    else:
-        several = changes[node].setdefault(word.attribute, {"": jnp.zeros(like.shape, like.dtype)})
-        several[""] = several[""].at[word.index].set(number(x))
+        x = _as_in(places, x, like)
+    else:  # one number of several, of which the others are written alike
+        several = changes[node].get(word.attribute, {"": np.zeros(like.shape, like.dtype)})[""]
+        x = _with(np.asarray(several), word.index, number(x))
+    changes[node][word.attribute] = {"": _array(f"the state {f.name}", x, like)}
+
+
+def _with(values: Numbers, index: int, x: float) -> Numbers:
+    return np.where(np.arange(len(values)) == index, values.dtype.type(x), values)
 
 
 def _as_in(places: Places, x: Numbers, like: Any) -> Numbers:

@@ -172,7 +172,7 @@ def load(optimizer: torch.optim.Optimizer, snapshot: Snapshot, names: NamedTenso
             state[entry.key] = values
         elif is_ours:
             state.pop(entry.key, None)
-        elif float(state.get(entry.key, {"step": 0.0}).get("step", 1.0)):  # torch's Adagrad needs what it began with
+        elif float((state.get(entry.key) or {"step": 0.0}).get("step", 1.0)):  # Adagrad needs what it began with
             raise ValueError(
                 f"leaf {entry.name!r} was never updated in the snapshot, and was by this optimizer: load into a "
                 "new one."
