@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import trainfn as tf
 from tests.bits import assert_same_bits
+from tests.executions import EXECUTIONS
 from tests.inputs import numbers, uniform_bits
 from trainfn import elementary, reference
 from trainfn.interpret import Call, run
@@ -202,10 +203,26 @@ def test_no_pass_counts_the_elements_of_a_leaf() -> None:
     ("values", "passes"),
     [((1.0, 0.0), ["sum_coarse"]), ((0.0, 1.0), ["sum_coarse"]), ((2.0, 0.0), ["max_abs", "sum_coarse", "sum_fine"])],
 )
-@pytest.mark.parametrize("reduce", [leaf_sum, global_sum])
-def test_a_condition_is_counted_in_one_pass(reduce: Any, values: tuple[float, float], passes: list[str]) -> None:
-    counted = tf.rule(lambda g: g * reduce(where(g > 0, *values)))()
+def test_a_condition_is_counted_in_one_pass(values: tuple[float, float], passes: list[str]) -> None:
+    counted = tf.rule(lambda g: g * leaf_sum(where(g > 0, *values)))()
     assert [node.op for node in lower(counted.program()).nodes if node.is_reduction] == passes
     g = {"w": np.float32([1, -2, 0, 3, np.nan]), "empty": np.zeros((0,), np.float32)}
     updates, _ = reference.update(counted, reference.init(counted, g), g, g)
     assert_same_bits({"": updates["w"]}, {"": g["w"] * np.float32(2 * values[0] + 3 * values[1])})
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_leaves_may_count_where_others_add(execution: str) -> None:
+    """A sum over the model is the same in the leaves that add flags to it and in those that add numbers."""
+
+    def swapped(g):  # type: ignore[no-untyped-def]
+        flags, numbers = where(g > 0, 1.0, 0.0), g
+        first, second = (flags, numbers) if g.ndim == 2 else (numbers, flags)
+        return -global_sum(first) * g - 16 * global_sum(second)
+
+    params = {"b": np.zeros(4, np.float32), "w": np.zeros((2, 3), np.float32)}
+    g = {"b": np.float32([1, -2, 8, 0.5]), "w": np.float32([[1, -1, 2], [0, 4, -8]])}
+    steps = EXECUTIONS[execution](tf.rule(swapped)(), params, [g])
+    first, second = 3 + 7.5, -2 + 3  # of w and b
+    assert np.array_equal(steps[0]["b/p"], np.float32(-first * g["b"] - 16 * second))
+    assert np.array_equal(steps[0]["w/p"], np.float32(-first * g["w"] - 16 * second))

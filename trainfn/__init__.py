@@ -133,6 +133,8 @@ from trainfn.wrappers.cautious import cautious as cautious
 from trainfn.wrappers.freeze import frozen as frozen
 from trainfn.wrappers.freeze import unfreeze as unfreeze
 from trainfn.wrappers.grams import grams as grams
+from trainfn.wrappers.guard import guard as guard
+from trainfn.wrappers.guard import loss_scaled as loss_scaled
 from trainfn.wrappers.lookahead import lookahead as lookahead
 from trainfn.wrappers.mechanic import mechanic as mechanic
 from trainfn.wrappers.rounding import round_once as round_once

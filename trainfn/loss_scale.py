@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     good: Any = 0.0
 
 
-def _check(*, growth: Any, backoff: Any, interval: Any, floor: Any) -> None:
+def check_loss_scale(*, growth: Any, backoff: Any, interval: Any, floor: Any, init_scale: Any = 2.0**16) -> None:
     if not 1 < growth < math.inf:
         raise ValueError(f"loss_scale: growth = {growth} must be above 1.")
     if not 0 < backoff < 1:
@@ -29,9 +29,11 @@ def _check(*, growth: Any, backoff: Any, interval: Any, floor: Any) -> None:
         raise ValueError(f"loss_scale: interval = {interval} must be a whole number, at least 1.")
     if not 0 < floor < math.inf:
         raise ValueError(f"loss_scale: floor = {floor} must be above 0: a scale of 0 would never rise again.")
+    if not floor <= init_scale < math.inf:
+        raise ValueError(f"loss_scale: init_scale = {init_scale} must be at least floor = {floor}.")
 
 
-@machine(check=_check)
+@machine(check=check_loss_scale)
 def loss_scale(
     state: Scale,
     is_finite: Any,
@@ -50,11 +52,20 @@ def loss_scale(
 
     As torch's GradScaler, which has no floor and may so come to 0.
     """
-    good = where(is_finite > 0, state.good + 1, 0)
-    larger, smaller = state.scale * growth, maximum(state.scale * backoff, floor)
+    scale, good = adjusted(
+        state.scale, state.good, is_finite > 0, growth=growth, backoff=backoff, interval=interval, floor=floor
+    )
+    return Scale(scale, good), scale
+
+
+def adjusted(
+    scale: Any, good: Any, is_finite: Any, *, growth: Any, backoff: Any, interval: Any, floor: Any
+) -> tuple[Any, Any]:
+    """The next scale and count of finite updates, in any library's numbers or traced."""
+    good = where(is_finite, good + 1, 0)
+    larger, smaller = scale * growth, maximum(scale * backoff, floor)
     grows = (good >= interval) & (larger <= _LARGEST)
-    scale = where(is_finite > 0, where(grows, larger, state.scale), smaller)
-    return Scale(scale, where(good >= interval, 0, good)), scale
+    return where(is_finite, where(grows, larger, scale), smaller), where(good >= interval, 0, good)
 
 
 _LARGEST = 2.0**127  # a power of two of float32; the next is none

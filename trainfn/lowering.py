@@ -67,14 +67,15 @@ def _sum(graph: Graph, node: Node, *factors: Any) -> Value:
     """`trainfn.elementary.coarse_grid` says why the two sums are exact; a non-finite maximum is the sum.
 
     A leaf's sum of ones is its size, shards included, which every backend knows: no pass counts it.  Where a condition
-    holds is counted in one pass: the largest is 1, and nothing is left over.
+    holds in it is counted in one pass: the largest is 1, and nothing is left over.  Of a sum over the model a leaf does
+    not know what the others add.
     """
     scope = node.static
     arrays = tuple(f.index for f in factors)
     count = graph.input(f"count.{LEAF if scope == LEAF else GLOBAL}", Sort.SCALAR)
     if scope == LEAF and all(_is_one(graph, f) for f in factors):
         return count
-    if len(factors) == 1 and _is_flags(graph, factors[0]):
+    if scope == LEAF and len(factors) == 1 and _is_flags(graph, factors[0]):
         one: Any = graph.emit("const", (), Sort.SCALAR, 1.0)
         return graph.emit("sum_coarse", (elementary.coarse_grid(one, count).index, *arrays), Sort.SCALAR, scope)
     largest: Any = graph.emit("max_abs", arrays, Sort.SCALAR, scope)

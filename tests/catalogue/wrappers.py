@@ -60,6 +60,14 @@ ROWS: tuple[Row, ...] = (
         descent={"lr": 0.001},
     ),
     Row(
+        "adamw_guarded", lambda **h: tf.guard(tf.chain(tf.clip_by_global_norm(0.1), tf.adamw(**h))), hyper={"lr": 1e-2}
+    ),
+    Row(
+        "adamw_loss_scaled",
+        lambda **h: tf.loss_scaled(tf.chain(tf.clip_by_global_norm(0.1), tf.adamw(**h)), init_scale=4.0, interval=2),
+        hyper={"lr": 1e-2},
+    ),
+    Row(
         "adam_accumulated",
         lambda **h: tf.accumulate(tf.adam(**h), k=2),
         hyper={"lr": tf.warmup(1e-2, 2)},
