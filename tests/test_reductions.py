@@ -226,3 +226,14 @@ def test_leaves_may_count_where_others_add(execution: str) -> None:
     first, second = 3 + 7.5, -2 + 3  # of w and b
     assert np.array_equal(steps[0]["b/p"], np.float32(-first * g["b"] - 16 * second))
     assert np.array_equal(steps[0]["w/p"], np.float32(-first * g["w"] - 16 * second))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_leaves_that_reduce_in_another_order_are_refused(execution: str) -> None:
+    def swapped(g):  # type: ignore[no-untyped-def]
+        largest, total = (global_max(g), global_sum(g)) if g.ndim == 2 else (global_sum(g), global_max(g))
+        return -largest * g - 16 * total
+
+    params = {"b": np.zeros(4, np.float32), "w": np.zeros((2, 3), np.float32)}
+    with pytest.raises(ValueError, match="do not agree on what is reduced .* in every branch, in one order"):
+        EXECUTIONS[execution](tf.rule(swapped)(), params, [params])

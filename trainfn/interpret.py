@@ -18,7 +18,8 @@ from trainfn.program import GLOBAL, STATIC, Node, Program, Sort
 
 LEAVES_DISAGREE = (
     "the leaves of this model do not agree on what is reduced over the whole model: a rule that branches on a leaf's "
-    "shape or name must call global_sum and global_max in every branch (on zeros_like(g) where it has nothing to add)."
+    "shape or name must call global_sum and global_max in every branch, in one order (on zeros_like(g) where it has "
+    "nothing to add)."
 )
 
 
@@ -191,7 +192,7 @@ def members(programs: Sequence[Program], scope: str) -> list[int]:
 
 def _combine(calls: Sequence[Call], scope: str, level: int, table: Table) -> None:
     which = [[i for i in call.program.reductions(level) if call.program.nodes[i].scope == scope] for call in calls]
-    if len({len(some) for some in which}) > 1:
+    if len({tuple(c.program.nodes[i].op for i in some) for c, some in zip(calls, which, strict=True)}) > 1:
         raise ValueError(LEAVES_DISAGREE)
     for same in zip(*which, strict=True):
         op = calls[0].program.nodes[same[0]].op

@@ -369,7 +369,8 @@ def _check_agreement(groups: Sequence[_Group]) -> None:
     if scopes.keys() - {GLOBAL} and any(device.type == "cuda" for device in devices):
         raise Refused("reductions over some of the leaves are not made on devices")
     for scope, some in scopes.items():
-        if len({tuple((r.level, r.is_max) for r in g.kernel.reductions if r.scope == scope) for g in some}) > 1:
+        kinds = [[(r.level, g.kernel.op(r)) for r in g.kernel.reductions if r.scope == scope] for g in some]
+        if any(kind != kinds[0] for kind in kinds):
             raise ValueError(LEAVES_DISAGREE)
 
 

@@ -149,6 +149,10 @@ class Kernel:
             for i in phase.reductions
         )
 
+    def op(self, reduction: Reduction) -> str:
+        """What a reduction computes, in the program's words."""
+        return self.program.nodes[reduction.node].op
+
     def _kind(self, node: Node) -> str:
         if node.op != "max_abs":
             return "max" if node.op == "max" else "sum"
