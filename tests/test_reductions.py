@@ -235,5 +235,5 @@ def test_leaves_that_reduce_in_another_order_are_refused(execution: str) -> None
         return -largest * g - 16 * total
 
     params = {"b": np.zeros(4, np.float32), "w": np.zeros((2, 3), np.float32)}
-    with pytest.raises(ValueError, match="do not agree on what is reduced .* in every branch, in one order"):
+    with pytest.raises(ValueError, match=r"do not agree on what is reduced .* in every branch, in one order"):
         EXECUTIONS[execution](tf.rule(swapped)(), params, [params])

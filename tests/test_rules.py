@@ -197,6 +197,31 @@ def test_bad_definitions() -> None:
         tf.rule(lambda state, g: (g, state))
 
 
+class Calls(NamedTuple):
+    k: tf.ModelScalar
+
+    @staticmethod
+    def init(p: Any) -> Calls:
+        return Calls(1.0)  # type: ignore[arg-type]
+
+
+@tf.rule
+def called(state: Calls, g, *, lr=0.1):  # type: ignore[no-untyped-def]
+    return -lr * state.k * g, Calls(state.k + 1)
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_number_of_the_model_called_as_a_hyperparameter_is(execution: str) -> None:
+    """torch keeps both in one dictionary."""
+    rule = tf.accumulate(called(), k=2)
+    assert "called.k" in {f.name for f in rule.fields}
+    params = {"w": np.zeros(2, np.float32)}
+    grads = [{"w": np.ones(2, np.float32)}] * 4
+    expected = run_reference(rule, params, grads)
+    assert_same_bits(EXECUTIONS[execution](rule, params, grads)[-1], expected[-1])
+    assert expected[-1]["w/p"][0] == pytest.approx(-0.1 * 2 / 3 - 0.2 * 2 / 4, rel=1e-6)  # weights 1, 2 and 3, 1
+
+
 def test_names_in_a_chain() -> None:
     lr = tf.cosine(peak=1e-3, steps=10)
     inherited = tf.chain(tf.adam(lr=lr), tf.decoupled_weight_decay(0.1))

@@ -14,7 +14,6 @@ turns such a layout around, `patterns` makes one of regular expressions, and `re
 from __future__ import annotations
 
 import inspect
-import itertools
 import json
 import numbers
 import re
@@ -22,7 +21,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.format import read_array, write_array
@@ -183,55 +182,64 @@ class Snapshot:
         It is a zip archive of `snapshot.json`, which names what there is, and of the arrays in files of numpy's by
         number.  A file that stood there before is replaced by a whole one, or stays.
         """
-        arrays = [*self.model.values(), *(x for leaf in self.leaves.values() for x in leaf.values.values())]
-        place = itertools.count()
-        header = {
-            "version": _VERSION,
-            "rule": _spell(_keepers(self.rule)),
-            "updates": _plain(self.updates),
-            "model": {name: next(place) for name in self.model},
-            "leaves": {
-                name: {"step": _plain(leaf.step), "shape": leaf.shape, "values": {k: next(place) for k in leaf.values}}
-                for name, leaf in self.leaves.items()
-            },
-            "arrays": len(arrays),
-        }
+        arrays = self.arrays()
+        header = {"version": _VERSION, **self.header(), "arrays": list(arrays)}
         with replacing(path) as beside, zipfile.ZipFile(beside, "w") as archive:
             archive.writestr(_HEADER, json.dumps(header))
-            for i, x in enumerate(arrays):
+            for i, x in enumerate(arrays.values()):
                 with archive.open(f"{i}.npy", "w", force_zip64=True) as file:
                     write_array(file, x, allow_pickle=False)
 
     @staticmethod
     def load(path: str | PathLike[str], rule: Rule) -> Snapshot:
         """Read what `save` wrote of a state of this rule."""
-        saved = _read(path)
-        if saved.rule != _spell(_keepers(rule)):
-            raise ValueError(f"{path} holds a state of {saved.rule}, and this is {_spell(_keepers(rule))}.")
-        return Snapshot(rule, saved.updates, saved.leaves, saved.model)
+        return Snapshot.of_arrays(rule, *_read(path), where=str(path))
+
+    def arrays(self) -> dict[str, Numbers]:
+        """All numbers that it holds, `m/0.weight` for the field m of a leaf and `d` for one of the model."""
+        return {
+            **self.model,
+            **{f"{k}/{name}": x for name, leaf in self.leaves.items() for k, x in leaf.values.items()},
+        }
+
+    def header(self) -> dict[str, Any]:
+        """What there is beside the arrays, for JSON."""
+        leaves = {
+            name: {"step": _plain(leaf.step), "shape": list(leaf.shape), "fields": list(leaf.values)}
+            for name, leaf in self.leaves.items()
+        }
+        return {
+            "rule": _spell(_keepers(self.rule)),
+            "updates": _plain(self.updates),
+            "leaves": leaves,
+            "model": list(self.model),
+        }
+
+    @staticmethod
+    def of_arrays(
+        rule: Rule, arrays: Mapping[str, Numbers], header: Mapping[str, Any], where: str = "the checkpoint"
+    ) -> Snapshot:
+        """What `arrays` and `header` were made of, a state of this rule."""
+        kept, updates, leaves, model = _parsed(arrays, header)
+        if kept != _spell(_keepers(rule)):
+            raise ValueError(f"{where} holds a state of {kept}, and this is {_spell(_keepers(rule))}.")
+        return Snapshot(rule, updates, leaves, model)
 
 
 # Of files: the entry that says what the others are, and the version of what it says.
 _HEADER, _VERSION = "snapshot.json", 1
 
 
-class _Saved(NamedTuple):
-    """What a file holds."""
-
-    rule: str
-    updates: int
-    leaves: dict[str, LeafState]
-    model: dict[str, Numbers]
-
-
-def _read(path: str | PathLike[str]) -> _Saved:
-    """What a file holds; one of a version that is not known is left alone."""
+def _read(path: str | PathLike[str]) -> tuple[dict[str, Numbers], dict[str, Any]]:
+    """The arrays of a file and its header; one of a version that is not known is left alone."""
     try:
         with zipfile.ZipFile(path) as archive:
             header = json.loads(archive.read(_HEADER))
             version = header["version"]
             if version == _VERSION:
-                return _parsed(header, [_read_array(archive, i) for i in range(header["arrays"])])
+                arrays = {name: _read_array(archive, i) for i, name in enumerate(header["arrays"])}
+                _parsed(arrays, header)
+                return arrays, header
     except (zipfile.BadZipFile, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no whole file that Snapshot.save wrote: {error!r}") from error
     raise ValueError(
@@ -240,12 +248,15 @@ def _read(path: str | PathLike[str]) -> _Saved:
     )
 
 
-def _parsed(header: Any, arrays: Sequence[Numbers]) -> _Saved:
+def _parsed(
+    arrays: Mapping[str, Numbers], header: Mapping[str, Any]
+) -> tuple[str, int | None, dict[str, LeafState], dict[str, Numbers]]:
+    """The rule, the updates, the leaves and the numbers of the model that a header and arrays say."""
     leaves = {
-        name: LeafState(leaf["step"], tuple(leaf["shape"]), {k: arrays[i] for k, i in leaf["values"].items()})
+        name: LeafState(leaf["step"], tuple(leaf["shape"]), {k: arrays[f"{k}/{name}"] for k in leaf["fields"]})
         for name, leaf in header["leaves"].items()
     }
-    return _Saved(header["rule"], header["updates"], leaves, {k: arrays[i] for k, i in header["model"].items()})
+    return header["rule"], header["updates"], leaves, {k: arrays[k] for k in header["model"]}
 
 
 def _read_array(archive: zipfile.ZipFile, i: int) -> Numbers:

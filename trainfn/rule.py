@@ -261,8 +261,11 @@ class Rule:
 
     @cached_property
     def _state_names(self) -> dict[tuple[int, str], str]:
-        entries = [(i, k) for i, link in enumerate(self.all_links) for k in link.definition.fields]
-        return _unique_names(entries, self.all_links, self._need_two_fields)
+        """Numbers of the model have other names than hyperparameters, beside which torch keeps them in its groups."""
+        fields = [(i, k, sort) for i, link in enumerate(self.all_links) for k, sort in link.definition.fields.items()]
+        hyper = set(self._hyper_names.values())
+        taken = {(i, k): hyper for i, k, sort in fields if issubclass(sort, ModelScalar)}
+        return _unique_names([(i, k) for i, k, _ in fields], self.all_links, self._need_two_fields, taken)
 
     def _need_two_fields(self, a: tuple[int, str], b: tuple[int, str]) -> bool:
         """Whether two entries of the state need two names: not where leaves have the same rule from two entries."""
@@ -633,15 +636,18 @@ Entry = tuple[int, str]
 
 
 def _unique_names(
-    entries: Sequence[Entry], links: Sequence[Link], clash: Callable[[Entry, Entry], bool]
+    entries: Sequence[Entry],
+    links: Sequence[Link],
+    clash: Callable[[Entry, Entry], bool],
+    others: Mapping[Entry, set[str]] = types.MappingProxyType({}),
 ) -> dict[Entry, str]:
-    """A name for each entry; those that do not clash may have the same."""
+    """A name for each entry, which is none of the others; those that do not clash may have the same."""
     names: dict[Entry, str] = {}
     for entry in reversed(entries):
         i, key = entry
         owner = links[i].definition.name
         candidates = [key, f"{owner}.{key}", *(f"{owner}{n}.{key}" for n in range(2, len(links) + 2))]
-        taken = {name for other, name in names.items() if clash(entry, other)}
+        taken = {name for other, name in names.items() if clash(entry, other)} | others.get(entry, set())
         names[entry] = next(name for name in candidates if name not in taken)
     return names
 

@@ -95,6 +95,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop what is only remembered to save time."""
         self._names = Names(self.rule)
+        _check_words(self.rule, self._names)
         self._number = compiled.register(self)
         self._plan: Plan | None = None
         self._slots: dict[torch.Tensor, Slot] = {}
@@ -507,6 +508,16 @@ def _without_repetition(
 
 def _repeats(params: Sequence[torch.Tensor]) -> bool:
     return len({id(p) for p in params}) < len(params)
+
+
+def _check_words(rule: Rule, names: Names) -> None:
+    """Numbers of the model stand in torch's groups, beside hyperparameters under torch's keys."""
+    taken = {key.name for key in names.keys} & {f.name for f in rule.fields if f.is_of_model}
+    if taken:
+        raise ValueError(
+            f"{rule.name} keeps a number of the model that is called {min(taken)}, as a key of torch's groups is: give "
+            "that field of the state another name."
+        )
 
 
 def _check_parameter(p: torch.Tensor, leaf: Leaf) -> None:

@@ -1059,3 +1059,21 @@ def test_without_a_compiler_one_warning_says_what_to_install(monkeypatch: pytest
     assert "apt install gcc" in str(caught[0].message)
     assert caught[0].filename == __file__  # the line that made the step
     assert float(optimizer.param_groups[0]["updates"]) == 1
+
+
+class Named(NamedTuple):
+    betas: tf.ModelScalar
+
+
+def test_a_number_of_the_model_called_as_a_key_of_torch_is_refused() -> None:
+    rule = tf.chain(_named(), tf.adam())
+    with pytest.raises(ValueError, match="called betas, as a key of torch's groups is: give that field"):
+        trainfn_torch.Optimizer([torch.zeros(1)], rule)
+
+
+def _named() -> tf.Rule:
+    @tf.rule
+    def named(state: Named, g):  # type: ignore[no-untyped-def]
+        return g, Named(state.betas + 1)
+
+    return named()
