@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from trainfn.training.data import Indices
 from trainfn.training.recipe import Recipe
 
@@ -29,6 +31,8 @@ class Source(Protocol):
 
     def epoch(self, n: int) -> int: ...
 
+    def close(self) -> None: ...
+
 
 class Samples:
     """Batches of what can be indexed: arrays, tuples, lists and dicts of arrays with one length, or anything that has a
@@ -45,9 +49,32 @@ class Samples:
     def epoch(self, n: int) -> int:
         return self._batches.epoch(n)
 
+    def close(self) -> None:
+        pass
+
     def batch(self, n: int) -> Batch:
         indices = self._batches[n]
         return Batch([self._take(self._data, part) for part in self._recipe.micro_batches(indices)], len(indices))
+
+
+class InOrder:
+    """All samples once, in their order, in parts of so many; or what an iterable gives.  It may be gone through again.
+
+    prepare: what is done with a part.
+    """
+
+    def __init__(
+        self, data: Any, size: int, prepare: Callable[[Any], Any], take: Callable[[Any, Indices], Any] | None = None
+    ) -> None:
+        self._data, self._size, self._prepare, self._take = data, size, prepare, take or taken
+
+    def __iter__(self) -> Iterator[Any]:
+        if not is_indexed(self._data):
+            yield from map(self._prepare, self._data)
+            return
+        length = _length(self._data)
+        for i in range(0, length, self._size):
+            yield self._prepare(self._take(self._data, np.arange(i, min(i + self._size, length))))
 
 
 def is_indexed(data: Any) -> bool:
@@ -97,6 +124,9 @@ class Stream:
     def epoch(self, n: int) -> int:
         return sum(1 for end in self._ends[1:] if n >= end)
 
+    def close(self) -> None:
+        pass
+
     def batch(self, n: int) -> Batch:
         while self._next < n:
             self._advance()
@@ -128,14 +158,31 @@ def samples_of(batch: Any) -> int:
     return int(shape[0]) if shape else 1
 
 
-class Prefetched:
-    """A source whose next batch is made by a thread while this one is computed with.
-
-    prepare: what is done there with a batch's parts, such as to send them to a device.
-    """
+class Prepared:
+    """A source with something done to each part of its batches, such as sending it to a device."""
 
     def __init__(self, source: Source, prepare: Callable[[Any], Any]) -> None:
         self._source, self._prepare = source, prepare
+
+    def epoch(self, n: int) -> int:
+        return self._source.epoch(n)
+
+    def batch(self, n: int) -> Batch:
+        batch = self._source.batch(n)
+        return batch._replace(parts=[self._prepare(part) for part in batch.parts])
+
+    def close(self) -> None:
+        pass
+
+
+class Prefetched:
+    """A source whose next batch is made by a thread while this one is computed with.
+
+    Only one that depends on nothing but n may be: what draws from a library's own generator would not be repeated.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._worker = ThreadPoolExecutor(1, "trainfn-batches")
         self._coming: tuple[int, Future[Batch]] | None = None
 
@@ -143,16 +190,11 @@ class Prefetched:
         return self._source.epoch(n)
 
     def batch(self, n: int) -> Batch:
-        coming = self._coming if self._coming is not None and self._coming[0] == n else None
-        future = coming[1] if coming else self._worker.submit(self._make, n)
-        self._coming = None
+        coming, self._coming = self._coming, None
+        future = coming[1] if coming is not None and coming[0] == n else self._worker.submit(self._source.batch, n)
         batch = future.result()
-        self._coming = n + 1, self._worker.submit(self._make, n + 1)
+        self._coming = n + 1, self._worker.submit(self._source.batch, n + 1)
         return batch
-
-    def _make(self, n: int) -> Batch:
-        batch = self._source.batch(n)
-        return batch._replace(parts=[self._prepare(part) for part in batch.parts])
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)

@@ -13,7 +13,8 @@ rule (`guard`, `loss_scaled`), one program with unscaling, clipping and the upda
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from trainfn_torch.checkpoint import bare
 from trainfn_torch.optimizer import Optimizer
 from trainfn_torch.scalars import whole
+from trainfn_torch.state import UPDATES
 from trainfn_torch.tensors import plain
 
 LossFn = Callable[[Any, Any], tuple[Any, Any]]
@@ -63,6 +66,7 @@ class Step:
         self._buffers = [b for b in model.buffers() if b.numel()]
         self._before = [torch.empty_like(b) for b in self._buffers]
         self.sums = self._zeros()
+        self._divisor = self.sums.weight
 
     def _check(self, precision: str) -> None:
         if precision not in ("float32", *_DTYPES):
@@ -105,20 +109,56 @@ class Step:
             batch = Sums(batch.loss + loss.detach().to(self._wide), batch.weight + self._number(weight))
         batch, ranks = self._over_ranks(batch)
         mean = batch.loss / batch.weight if "value" in self.optimizer.rule.extras else None
+        self._divisor = factor * batch.weight / ranks
         self.optimizer.step(value=mean, weight=batch.weight / (self._unit * ranks))
         self._restore_buffers()
         self.sums = Sums(self.sums.loss + batch.loss, self.sums.weight + batch.weight)
 
+    @torch.no_grad()
+    def measure(self, parts: Iterable[Any]) -> Sums:
+        """The sums of these parts' losses and of their weights, with the parameters that the rule evaluates."""
+        sums, was_training = self._zeros(), self.model.training
+        self.model.eval()
+        try:
+            with evaluated(self.model, self.optimizer), self._autocast():
+                for part in parts:
+                    loss, weight = _checked(self.loss_fn(self.model, part))
+                    sums = Sums(sums.loss + loss.to(self._wide), sums.weight + self._number(weight))
+        finally:
+            self.model.train(was_training)
+        return self._over_ranks(sums)[0]
+
     def read(self) -> dict[str, float]:
-        """Numbers for a log, of the batches since it was last called, in one transfer from the device."""
+        """Numbers for a log, of the batches since they were last read."""
+        return self.reading()()[0]
+
+    def reading(self, with_norms: bool = False) -> Callable[[], tuple[dict[str, float], dict[str, float]]]:
+        """Begin to fetch them; what is returned waits for them, and has the norms of the last gradients, if asked for.
+
+        One transfer, which nobody waits for until then.
+        """
         group = self.optimizer.param_groups[0]
         model = [name for name in ("skipped", "skipped_in_a_row", "grad_norm", "loss_scale") if name in group]
-        values = [*self.sums, group["updates"], *(group[name] for name in model)]
-        loss, weight, updates, *others = torch.stack([x.to(self.device, self._wide) for x in values]).tolist()
+        values = torch.stack([*self.sums, *(group[x].to(self.sums.loss) for x in (UPDATES, *model))])
+        norms = self._norms() if with_norms else {}
+        fetched = _fetched(torch.cat([values, *(x.reshape(1).to(values) for x in norms.values())]))
         self.sums = self._zeros()
-        mean = loss / weight if weight else float("nan")
-        named = {f"train/{name}": x for name, x in zip(model, others, strict=True)}
-        return {"train/loss": mean, "train/weight": weight, "train/updates": updates, **named}
+
+        def numbers() -> tuple[dict[str, float], dict[str, float]]:
+            loss, weight, updates, *others = fetched()
+            mean = loss / weight if weight else math.nan
+            named = {f"train/{name}": x for name, x in zip(model, others, strict=False)}
+            of_leaves = dict(zip(norms, others[len(model) :], strict=True))
+            return {"train/loss": mean, "train/weight": weight, "train/updates": updates, **named}, of_leaves
+
+        return numbers
+
+    @torch.no_grad()
+    def _norms(self) -> dict[str, torch.Tensor]:
+        """Of the last batch's mean gradients, by parameter."""
+        named = [(bare(name), plain(p.grad)) for name, p in self.model.named_parameters() if p.grad is not None]
+        norms = torch._foreach_norm([g for _, g in named], dtype=torch.float32)
+        return {name: norm / self._divisor for (name, _), norm in zip(named, norms, strict=True)}
 
     # -- what stands around forward and backward -----------------------------------------------------------------------
 
@@ -177,6 +217,37 @@ class Step:
         return whole(weight).detach().to(self.device, self._wide) if isinstance(weight, torch.Tensor) else float(weight)
 
 
+@contextmanager
+def evaluated(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """The model with the parameters that the rule evaluates, such as an average, in the place of those it trains."""
+    instead = optimizer.eval_params()
+    own = [(p, p.data) for name, p in model.named_parameters() if name in instead]
+    try:
+        for name, p in model.named_parameters():
+            if name in instead:
+                p.data = instead[name]
+        yield
+    finally:
+        for p, data in own:
+            p.data = data
+
+
+def _fetched(values: torch.Tensor) -> Callable[[], list[float]]:
+    """Begin a transfer to the host; what is returned waits for it."""
+    if values.device.type != "cuda":
+        return values.tolist
+    here = torch.empty_like(values, device="cpu", pin_memory=True)
+    here.copy_(values, non_blocking=True)
+    is_here = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    is_here.record()
+
+    def wait() -> list[float]:
+        is_here.synchronize()
+        return here.tolist()
+
+    return wait
+
+
 def _checked(returned: Any) -> tuple[torch.Tensor, Any]:
     """What a loss function returned, if it is what it should."""
     is_pair = isinstance(returned, tuple) and len(returned) == 2
@@ -202,9 +273,3 @@ def _spelt(x: Any) -> str:
 
 def _shape(weight: Any) -> str:
     return f", the weight {tuple(weight.shape)}" if isinstance(weight, torch.Tensor) else ""
-
-
-def rest_of(model: nn.Module) -> Mapping[str, torch.Tensor]:
-    """The buffers that a state_dict has."""
-    parameters = dict(model.named_parameters())
-    return {name: x for name, x in model.state_dict(keep_vars=True).items() if name not in parameters}

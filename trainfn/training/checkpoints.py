@@ -1,0 +1,333 @@
+"""Checkpoints on disk: whole or not there, checked when read, and never the only one while another is written.
+
+    with Checkpoints("run/checkpoints") as checkpoints:
+        checkpoints.save(Checkpoint(step, {"params": arrays}, {"counters": ...}), metric=loss)
+        ...
+        last = checkpoints.load()
+
+A checkpoint is a directory, `000000120/`: a safetensors file for each of its groups of arrays, `training.json`, and
+`manifest.json`, which is written last and has the size and the SHA-256 of each.  All of it is made beside, under a
+name that begins with a dot, and brought to the disk before the directory gets its name.  Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainfn.convert import BFLOAT16
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_VERSION = 1
+_MANIFEST, _NUMBERS, _LOCK = "manifest.json", "training.json", ".lock"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from.
+
+    step: batches taken when it was made.  arrays: by file and name; bfloat16 ones have the dtype `convert.BFLOAT16`.
+    numbers: whatever JSON holds.
+    """
+
+    step: int
+    arrays: Mapping[str, Arrays]
+    numbers: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run, which one process at a time writes.
+
+    keep_last: how many of the newest are kept; keep_best: how many of those with the best metric besides.
+    mode: whether the best metric is the smallest, "min", or the largest, "max".  NaN is no metric; of equal ones the
+        earlier is better.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep_last: int = 3, keep_best: int = 1, mode: str = "min"
+    ) -> None:
+        if keep_last < 1 or keep_best < 0:
+            raise ValueError(f"keep_last = {keep_last} must be at least 1 and keep_best = {keep_best} at least 0.")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode = {mode!r} must be 'min' or 'max'.")
+        _need_safetensors()
+        self.directory = Path(directory)
+        self._keep_last, self._keep_best, self._sign = keep_last, keep_best, -1.0 if mode == "max" else 1.0
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.directory)
+        _clear(self.directory)
+        self._worker = ThreadPoolExecutor(1, "trainfn-checkpoints")
+        self._writing: list[Future[None]] = []
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            self.wait()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        self._worker.shutdown(wait=True)
+        os.close(self._lock)
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def save(self, checkpoint: Checkpoint, metric: float | None = None) -> None:
+        """Begin to write a checkpoint, in the order of calls; its arrays are the writer's from now on.
+
+        Raises what went wrong with an earlier one.
+        """
+        if checkpoint.step < 0:
+            raise ValueError(f"a checkpoint's step is a count, not {checkpoint.step}.")
+        self._raise_what_failed(only_done=True)
+        self._writing.append(self._worker.submit(self._write, checkpoint, metric))
+
+    def wait(self) -> None:
+        """Until all is on the disk; raises what went wrong."""
+        self._raise_what_failed(only_done=False)
+
+    def _raise_what_failed(self, only_done: bool) -> None:
+        ended = [f for f in self._writing if f.done() or not only_done]
+        self._writing = [f for f in self._writing if f not in ended]
+        for error in [f.exception() for f in ended]:
+            if error is not None:
+                raise error
+
+    def _write(self, checkpoint: Checkpoint, metric: float | None) -> None:
+        place = self.directory / f"{checkpoint.step:09d}"
+        partial_ = self.directory / f".{place.name}.{os.getpid()}.partial"
+        try:
+            partial_.mkdir()
+            _write_files(partial_, checkpoint, metric)
+            _exchange(partial_, place)
+        except OSError as error:
+            free, due = shutil.disk_usage(self.directory).free, _bytes(checkpoint)
+            raise OSError(
+                error.errno,
+                f"the checkpoint of step {checkpoint.step} was not saved: {error.strerror}; it has {due:,} bytes and "
+                f"{free:,} are free. Checkpoints saved before are whole",
+                str(self.directory),
+            ) from error
+        finally:
+            shutil.rmtree(partial_, ignore_errors=True)
+        self._rotate()
+
+    def _rotate(self) -> None:
+        """Remove what is neither among the last nor the best."""
+        known = self._known()
+        kept = {step for step, _ in known[-self._keep_last :]} | {step for step, _ in self._by_metric(known)}
+        for step in [step for step, _ in known if step not in kept]:
+            _remove(self.directory / f"{step:09d}")
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def steps(self) -> list[int]:
+        """Of those that have a manifest, in order; `load` checks that they are what it says."""
+        return [step for step, _ in self._known()]
+
+    def load(self, step: int | None = None) -> Checkpoint:
+        """The newest that is whole, or that of a step.
+
+        One that is damaged is passed over, with a warning that says what is wrong; a ValueError says so of each if none
+        is left.
+        """
+        known = self.steps()
+        if step is not None and step not in known:
+            raise ValueError(f"{self.directory} has no checkpoint of step {step}, but of {known or 'none'}.")
+        problems = []
+        for n in [step] if step is not None else reversed(known):
+            try:
+                return _read(self.directory / f"{n:09d}")
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                problems.append(f"{n:09d}: {error}")
+                if step is None:
+                    warnings.warn(f"a checkpoint in {self.directory} is passed over, {problems[-1]}", stacklevel=2)
+        spelt = "; ".join(problems) or "there is none"
+        raise ValueError(f"{self.directory} has no checkpoint to go on from: {spelt}.")
+
+    def best(self) -> Checkpoint:
+        """That with the best metric."""
+        ranked = self._by_metric(self._known(), 1)
+        if not ranked:
+            raise ValueError(f"{self.directory} has no checkpoint with a metric.")
+        return self.load(ranked[0][0])
+
+    def _by_metric(self, known: list[tuple[int, float | None]], n: int | None = None) -> list[tuple[int, float]]:
+        measured = [(step, x) for step, x in known if x is not None and not math.isnan(x)]
+        ranked = sorted(measured, key=lambda entry: (self._sign * entry[1], entry[0]))
+        return ranked[: self._keep_best if n is None else n]
+
+    def _known(self) -> list[tuple[int, float | None]]:
+        """The steps of the checkpoints that have a manifest, in order, with their metrics."""
+        known = []
+        for place in sorted(self.directory.iterdir()):
+            if place.name.isdigit() and (place / _MANIFEST).is_file():
+                try:
+                    metric = json.loads((place / _MANIFEST).read_bytes())["metric"]
+                except (OSError, ValueError, KeyError, TypeError):
+                    metric = None  # `load` says what is wrong with it
+                known.append((int(place.name), metric))
+        return known
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _write_files(place: Path, checkpoint: Checkpoint, metric: float | None) -> None:
+    for name, arrays in checkpoint.arrays.items():
+        _durably(place / f"{name}.safetensors", partial(_write_arrays, arrays))
+    _durably(place / _NUMBERS, lambda path: path.write_text(json.dumps(checkpoint.numbers, indent=1)))
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for path in sorted(place.iterdir())}
+    manifest = {"version": _VERSION, "step": checkpoint.step, "metric": metric, "files": files}
+    _durably(place / _MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
+
+
+def _durably(path: Path, write: Callable[[Path], Any]) -> None:
+    write(path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _exchange(made: Path, place: Path) -> None:
+    """Give a directory its name; one that had it is moved away first, whole, and removed afterwards."""
+    _sync(made)
+    old = place.with_name(f".{place.name}.{os.getpid()}.old.partial")
+    if place.exists():
+        os.rename(place, old)
+    os.rename(made, place)
+    _sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear(directory: Path) -> None:
+    """Put away what a process left that was killed; this one has the lock, so nobody is at it."""
+    for left in directory.glob(".*.partial"):
+        name = left.name.split(".")[1]
+        if left.name.endswith(".old.partial") and not (directory / name).exists():
+            os.rename(left, directory / name)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(place: Path) -> None:
+    """Remove a checkpoint; what is left of it if that is interrupted is none."""
+    away = place.with_name(f".{place.name}.{os.getpid()}.removed.partial")
+    os.rename(place, away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _read(place: Path) -> Checkpoint:
+    manifest = json.loads((place / _MANIFEST).read_bytes())
+    if manifest["version"] != _VERSION:
+        raise ValueError(f"it has version {manifest['version']} of the format, and this trainfn reads {_VERSION}")
+    for name, due in manifest["files"].items():
+        path = place / name
+        if path.name != name or not path.is_file():
+            raise ValueError(f"{name} is missing")
+        if path.stat().st_size != due["bytes"]:
+            raise ValueError(f"{name} has {path.stat().st_size:,} bytes where {due['bytes']:,} were written")
+        if _hash(path) != due["sha256"]:
+            raise ValueError(f"{name} is not what was written: its hash is another")
+    files = [place / name for name in manifest["files"] if name.endswith(".safetensors")]
+    arrays = {path.stem: _read_arrays(path) for path in files}
+    return Checkpoint(manifest["step"], arrays, json.loads((place / _NUMBERS).read_bytes()))
+
+
+def _hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    return sum(x.nbytes for arrays in checkpoint.arrays.values() for x in arrays.values())
+
+
+def _locked(directory: Path) -> int:
+    """A lock on the directory, which the end of this process releases, however it ends."""
+    file = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise RuntimeError(
+            f"{directory} is being written by another run: wait until it has ended, or take another directory."
+        ) from None
+    return file
+
+
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+# What safetensors calls dtypes where it reads; where it writes they have numpy's names.
+_DTYPES: Mapping[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": BFLOAT16,
+    "C64": np.complex64,
+    "BOOL": np.bool_,
+    **{
+        f"{k}{bits}": np.dtype(f"{kind}{bits}") for k, kind in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)
+    },
+}
+
+
+def _need_safetensors() -> Any:
+    try:
+        import safetensors
+    except ImportError:
+        raise ImportError(
+            "checkpoints are written by safetensors, which is not installed: pip install 'trainfn[train]'."
+        ) from None
+    return safetensors
+
+
+def _write_arrays(arrays: Arrays, path: Path) -> None:
+    safetensors = _need_safetensors()
+    whole = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
+    specs = {
+        name: safetensors.TensorSpec(
+            dtype="bfloat16" if x.dtype == BFLOAT16 else x.dtype.name,
+            shape=list(x.shape),
+            data_ptr=x.ctypes.data,
+            data_len=x.nbytes,
+        )
+        for name, x in whole.items()
+    }
+    try:
+        safetensors.serialize_file(specs, str(path))
+    except safetensors.SafetensorError as error:  # such as a full disk
+        raise OSError(None, str(error)) from error
+
+
+def _read_arrays(path: Path) -> Arrays:
+    """Arrays in memory of their own."""
+    data: Any = _need_safetensors().deserialize(path.read_bytes())
+    return {name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]).copy() for name, x in data}
