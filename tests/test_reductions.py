@@ -212,6 +212,14 @@ def test_a_condition_is_counted_in_one_pass(values: tuple[float, float], passes:
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
+def test_ten_thousand_flags(execution: str) -> None:
+    """More than one addition on a grid of ones could hold in the whole numbers of some executions."""
+    count = tf.rule(lambda g: leaf_sum(where(g > 0, 1.0, 0.0)) * full_like(g, 1.0))
+    params, g = {"w": np.zeros(10_000, np.float32)}, {"w": np.ones(10_000, np.float32)}
+    assert EXECUTIONS[execution](count(), params, [g])[0]["w/p"][0] == 10_000
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
 def test_leaves_may_count_where_others_add(execution: str) -> None:
     """A sum over the model is the same in the leaves that add flags to it and in those that add numbers."""
 

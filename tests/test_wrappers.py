@@ -647,3 +647,18 @@ def test_what_is_evaluated_needs_names_in_torch() -> None:
     optimizer = trainfn_torch.Optimizer([torch.ones(3, requires_grad=True)], tf.ema(tf.sgd()))
     with pytest.raises(ValueError, match="named_parameters"):
         optimizer.eval_params()
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_products_that_happen_in_some_calls(execution: str) -> None:
+    """What a call decides, sums over the model that wait for it, and matrices in it, in an order that has them all."""
+    rule = tf.skip_if_not_finite(tf.accumulate(tf.chain(tf.clip_by_global_norm(0.1), tf.muon()), k=2))
+    params = {"w": numbers(1, (6, 5)), "v": numbers(2, (3, 4))}
+    grads = [{k: numbers(10 * n + i, p.shape) for i, (k, p) in enumerate(params.items())} for n in range(4)]
+    expected, found = (EXECUTIONS[name](rule, params, grads) for name in ("reference", execution))
+    for before, after in zip(expected, found, strict=True):
+        assert before.keys() == after.keys()
+        for name, x in before.items():
+            np.testing.assert_allclose(np.asarray(after[name], np.float64), np.asarray(x, np.float64), 1e-4, 1e-6, name)
+    assert np.array_equal(expected[0]["w/p"], params["w"])
+    assert not np.array_equal(expected[1]["w/p"], params["w"])

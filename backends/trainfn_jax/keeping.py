@@ -5,8 +5,9 @@ is in memory (inputs, most outputs, results of sums and products, quotients) and
 that is: in the iterations of Muon each contains all before it.  Where an output overwrites an array that the loop of
 another output reads, XLA copies the array first.
 
-The words that all this moves are counted here, and an array is kept if they are fewer with it.  For rules that compute
-element by element the count is XLA's own, but for those that keep an input as it is and few others.
+The words that all this moves are counted here, and an array is kept if they are fewer with it.  Of the
+catalogue's 95 rows that compute element by element the count is XLA's own for 83; where an input is kept as it is, and
+where there are sums, XLA may move more.
 """
 
 from __future__ import annotations
