@@ -70,7 +70,7 @@ class Engine:
         _copy("buffers", self._buffers(), arrays["buffers"])
         known = Snapshot.of_arrays(self.optimizer.rule, arrays["optimizer"], numbers["optimizer"])
         convert.load(self.optimizer, known)
-        self.step.sums = Sums(*(x.clone() for x in torch.tensor(numbers["sums"]).to(self.step.sums.loss)))
+        self.step.sums = Sums(*(torch.full_like(self.step.sums.loss, x) for x in numbers["sums"]))
 
     def _buffers(self) -> list[tuple[str, torch.Tensor]]:
         parameters = dict(self.model.named_parameters())
