@@ -23,16 +23,17 @@ def crossed(
     """The checkpoint for a model whose parameters have a layout's names and order of axes.
 
     buffers: the layout of what a model carries along besides, such as batch statistics; without it there may be none.
-        What is None in it, such as torch's counts of batches, is left out.
+        torch's counts of batches are left out, which no other framework has.
     rule: the rule for the new names, where it asks for names or axes: `Snapshot.renamed` says when.
     """
     known = Snapshot.of_arrays(
         recipe.guarded(), checkpoint.arrays["optimizer"], checkpoint.numbers["engine"]["optimizer"]
     )
     renamed = known.renamed(layout, rule)
+    carried = {k: x for k, x in checkpoint.arrays["buffers"].items() if not k.endswith("num_batches_tracked")}
     arrays = {
         "params": rearranged(checkpoint.arrays["params"], layout),
-        "buffers": rearranged(checkpoint.arrays["buffers"], {} if buffers is None else buffers),
+        "buffers": rearranged(carried, {} if buffers is None else buffers),
         "optimizer": renamed.arrays(),
     }
     engine = {**checkpoint.numbers["engine"], "optimizer": renamed.header()}

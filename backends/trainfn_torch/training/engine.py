@@ -67,7 +67,8 @@ class Engine:
     @torch.no_grad()
     def load(self, arrays: Mapping[str, Any], numbers: Mapping[str, Any]) -> None:
         _copy("parameters", self.model.named_parameters(), arrays["params"])
-        _copy("buffers", self._buffers(), arrays["buffers"])
+        buffers = arrays["buffers"]  # a run that comes from JAX has counted no batches, which only torch does
+        _copy("buffers", [x for x in self._buffers() if x[0] in buffers or not _is_count(x[0])], buffers)
         known = Snapshot.of_arrays(self.optimizer.rule, arrays["optimizer"], numbers["optimizer"])
         convert.load(self.optimizer, known)
         self.step.sums = Sums(*(torch.full_like(self.step.sums.loss, x) for x in numbers["sums"]))
@@ -91,6 +92,10 @@ def seed_epoch(seed: int, epoch: int) -> None:
 def _seed(seed: int, *purpose: int) -> None:
     high, low = reduce(random.fold_in, purpose, random.key(seed))
     torch.manual_seed(int(high) << 31 | int(low) >> 1)
+
+
+def _is_count(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def _copy(what: str, named: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
