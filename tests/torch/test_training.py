@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,3 +277,14 @@ def test_resuming_anywhere_ends_in_the_same_bits(straight: Path, tmp_path: Path,
     here, there = read(tmp_path / "metrics.jsonl"), read(straight / "metrics.jsonl")
     for name in ("train/loss", "train/lr", "train/skipped", "eval/loss"):
         assert np.array_equal(here.series(name), there.series(name), equal_nan=True)
+
+
+def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """By SIGKILL, at any moment: while it begins, computes, writes a checkpoint, removes one, ends."""
+    command = [sys.executable, "-m", "tests.torch.killed_run", str(tmp_path), "50", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 25
+    for directory in tmp_path.glob("run*"):
+        assert_same_bits(last(directory), last(tmp_path / "straight"))
+        assert not list((directory / "checkpoints").glob(".*.partial"))
