@@ -91,7 +91,7 @@ def _run(rule: Rule, leaf: Leaf, p: torch.Tensor, hyper: Mapping[str, Any], fiel
 
 
 def _array(value: torch.Tensor, p: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if value.shape != real(p).shape:
+    if value.shape != plain(real(p)).shape:
         return value.to(dtype, copy=True)
     array = torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
     plain(real(array)).copy_(value)

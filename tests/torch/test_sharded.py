@@ -9,10 +9,10 @@ from pathlib import Path
 from tests.torch.sharded_run import RANKS
 
 
-def test_two_ranks(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.torch.sharded_run"]
+def in_two_processes(module: str, *arguments: object) -> None:
+    command = [sys.executable, "-m", f"tests.torch.{module}"]
     ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, str(rank), *map(str, arguments)], stderr=subprocess.PIPE, text=True)
         for rank in range(RANKS)
     ]
     try:
@@ -21,3 +21,12 @@ def test_two_ranks(tmp_path: Path) -> None:
         for rank in ranks:
             rank.kill()
     assert [rank.returncode for rank in ranks] == [0] * RANKS, "\n".join(e[-2000:] for e in errors)
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    in_two_processes("sharded_run", tmp_path / "meet")
+
+
+def test_two_ranks_train_one_model(tmp_path: Path) -> None:
+    """In DDP and after `fully_shard`, resumed in between: as one process does on whole batches."""
+    in_two_processes("training_ranks", tmp_path)

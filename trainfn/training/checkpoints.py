@@ -50,15 +50,22 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, which one process at a time writes.
+    """The checkpoints of one run, which one process at a time writes, and others read.
 
     keep_last: how many of the newest are kept; keep_best: how many of those with the best metric besides.
     mode: whether the best metric is the smallest, "min", or the largest, "max".  NaN is no metric; of equal ones the
         earlier is better.
+    only_reads: whether this is one of the others.
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, keep_last: int = 3, keep_best: int = 1, mode: str = "min"
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep_last: int = 3,
+        keep_best: int = 1,
+        mode: str = "min",
+        only_reads: bool = False,
     ) -> None:
         if keep_last < 1 or keep_best < 0:
             raise ValueError(f"keep_last = {keep_last} must be at least 1 and keep_best = {keep_best} at least 0.")
@@ -68,8 +75,9 @@ class Checkpoints:
         self.directory = Path(directory)
         self._keep_last, self._keep_best, self._sign = keep_last, keep_best, -1.0 if mode == "max" else 1.0
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.directory)
-        _clear(self.directory)
+        self._lock = None if only_reads else _locked(self.directory)
+        if not only_reads:
+            _clear(self.directory)
         self._worker = ThreadPoolExecutor(1, "trainfn-checkpoints")
         self._writing: list[Future[None]] = []
 
@@ -88,7 +96,9 @@ class Checkpoints:
     def close(self) -> None:
         """Let another process have the directory."""
         self._worker.shutdown(wait=True)
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -97,6 +107,8 @@ class Checkpoints:
 
         Raises what went wrong with an earlier one.
         """
+        if self._lock is None:
+            raise ValueError(f"these checkpoints in {self.directory} are only read here, or were closed.")
         if checkpoint.step < 0:
             raise ValueError(f"a checkpoint's step is a count, not {checkpoint.step}.")
         self._raise_what_failed(only_done=True)

@@ -36,8 +36,12 @@ class Engine(Protocol):
     applied: updates so far; learning_rate: the largest of a leaf, after so many.
     evaluate: numbers of the model as it is to be evaluated.
     save, load: everything that an update depends on or changes, as arrays by file and name, and as JSON.
+    rank, ranks: which of the processes that train together this is; rank 0 writes.  agree: whether a flag is true on
+        any of them.
     """
 
+    rank: int
+    ranks: int
     learning_rate: Callable[[int], float | None]
 
     def update(self, n: int, parts: Sequence[Any], is_logged: bool) -> None: ...
@@ -46,6 +50,7 @@ class Engine(Protocol):
     def evaluate(self) -> Numbers: ...
     def save(self) -> tuple[dict[str, Any], dict[str, Any]]: ...
     def load(self, arrays: Mapping[str, Any], numbers: Mapping[str, Any]) -> None: ...
+    def agree(self, flag: bool) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,7 @@ class Loop:
             interrupts = stack.enter_context(Interrupts())
             self.checkpoints = None if self.directory is None else stack.enter_context(self._open_checkpoints())
             self._resume()
-            own = [] if self.directory is None else [self._record_of_truth(self.directory)]
-            self.sinks = Sinks([*own, *self._given])
+            self.sinks = Sinks(self._own_sinks() if self.engine.rank == 0 else [])
             stack.callback(self.sinks.close)
             self.sinks.open({**self.recipe.description(), "batches": self.counters.attempts})
             reason = self._train(interrupts)
@@ -159,7 +163,7 @@ class Loop:
                 return "stopped"
             if _is_due(self.every.save, n + 1):
                 self._save()
-            if interrupts.requested:
+            if (self.engine.ranks == 1 or is_logged) and self.engine.agree(interrupts.requested):
                 return "interrupted"
 
     # -- numbers -------------------------------------------------------------------------------------------------------
@@ -269,16 +273,22 @@ class Loop:
     def _open_checkpoints(self) -> Checkpoints:
         assert self.directory is not None
         last, best = self._keep
-        return Checkpoints(self.directory / "checkpoints", keep_last=last, keep_best=best, mode=self._mode)
+        place, only_reads = self.directory / "checkpoints", self.engine.rank > 0
+        return Checkpoints(place, keep_last=last, keep_best=best, mode=self._mode, only_reads=only_reads)
 
-    def _record_of_truth(self, directory: Path) -> Sink:
-        return JSONL(directory / "metrics.jsonl", resume_at=self.counters.attempts)
+    def _own_sinks(self) -> list[Sink]:
+        """Those that were given, behind the record of truth."""
+        if self.directory is None:
+            return [*self._given]
+        return [JSONL(self.directory / "metrics.jsonl", resume_at=self.counters.attempts), *self._given]
 
     def _save(self, metric: float | None = None, wait: bool = False) -> None:
         if self.checkpoints is None:
             return
         self._flush()
-        arrays, engine = self.engine.save()
+        arrays, engine = self.engine.save()  # of all ranks together
+        if self.engine.rank > 0:
+            return
         numbers = {
             "recipe": self.recipe.description(),
             "engine": engine,

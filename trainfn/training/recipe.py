@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+import numpy as np
 
 from trainfn.rule import Rule
 from trainfn.training.data import Batches, Indices
@@ -66,11 +68,21 @@ class Recipe:
         """The batches of a run on so many samples."""
         return Batches(size, self.batch_size, self.seed, self.shuffle, self.drop_last)
 
-    def micro_batches(self, indices: Indices) -> Iterator[Indices]:
-        """A batch in its parts, of which the last may be smaller."""
+    def micro_batches(self, indices: Indices, rank: int = 0, ranks: int = 1) -> list[Indices]:
+        """A batch, or a rank's share of it, in its parts: as many on each rank, with sizes that differ by one at most.
+
+        On one rank parts are as large as they may be, and the last has what is left.
+        """
         size = self.micro_batch_size or len(indices)
-        for i in range(0, len(indices), size):
-            yield indices[i : i + size]
+        if ranks == 1:
+            return [indices[i : i + size] for i in range(0, len(indices), size)]
+        if len(indices) < ranks:
+            raise ValueError(
+                f"a batch of {len(indices)} samples cannot be shared by {ranks} ranks: take drop_last=True, or another "
+                "batch_size."
+            )
+        parts = min(-(-len(indices) // (ranks * size)), len(indices) // ranks)
+        return np.array_split(np.array_split(indices, ranks)[rank], max(parts, 1))
 
     def description(self) -> dict[str, Any]:
         """What it is, for JSON: a run goes on only with a recipe that is described alike."""

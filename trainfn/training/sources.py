@@ -39,10 +39,18 @@ class Samples:
     length and takes an array of indices.
 
     take: what makes a part of (data, indices), where that is not indexing.
+    rank, ranks: of these processes the share of one; the samples that are counted are all of the batch.
     """
 
-    def __init__(self, data: Any, recipe: Recipe, take: Callable[[Any, Indices], Any] | None = None) -> None:
-        self._data, self._recipe = data, recipe
+    def __init__(
+        self,
+        data: Any,
+        recipe: Recipe,
+        take: Callable[[Any, Indices], Any] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._data, self._recipe, self._place = data, recipe, (rank, ranks)
         self._take = take or taken
         self._batches = recipe.batches(_length(data))
 
@@ -54,19 +62,28 @@ class Samples:
 
     def batch(self, n: int) -> Batch:
         indices = self._batches[n]
-        return Batch([self._take(self._data, part) for part in self._recipe.micro_batches(indices)], len(indices))
+        parts = self._recipe.micro_batches(indices, *self._place)
+        return Batch([self._take(self._data, part) for part in parts], len(indices))
 
 
 class InOrder:
     """All samples once, in their order, in parts of so many; or what an iterable gives.  It may be gone through again.
 
     prepare: what is done with a part.
+    rank, ranks: of these processes the share of one in each part, which may be empty: all take as many parts.
     """
 
     def __init__(
-        self, data: Any, size: int, prepare: Callable[[Any], Any], take: Callable[[Any, Indices], Any] | None = None
+        self,
+        data: Any,
+        size: int,
+        prepare: Callable[[Any], Any],
+        take: Callable[[Any, Indices], Any] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
-        self._data, self._size, self._prepare, self._take = data, size, prepare, take or taken
+        self._data, self._size, self._prepare, self._take = data, size * ranks, prepare, take or taken
+        self._rank, self._ranks = rank, ranks
 
     def __iter__(self) -> Iterator[Any]:
         if not is_indexed(self._data):
@@ -74,7 +91,8 @@ class InOrder:
             return
         length = _length(self._data)
         for i in range(0, length, self._size):
-            yield self._prepare(self._take(self._data, np.arange(i, min(i + self._size, length))))
+            indices = np.arange(i, min(i + self._size, length))
+            yield self._prepare(self._take(self._data, np.array_split(indices, self._ranks)[self._rank]))
 
 
 def is_indexed(data: Any) -> bool:

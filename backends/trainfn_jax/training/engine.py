@@ -27,6 +27,7 @@ class Engine:
 
     def __init__(self, model: Model, recipe: Recipe, evaluation: Iterable[Any] = ()) -> None:
         self.model, self.recipe, self._evaluation = model, recipe, evaluation
+        self.rank, self.ranks = 0, 1  # one process drives all devices
         self.step = Step(model, recipe.guarded(), seed=recipe.seed, terms=recipe.batch_size)
         self.state = self.step.init()
         self._names = [name for name, x in trees.named(model.params) if x is not None]
@@ -59,6 +60,9 @@ class Engine:
 
     def applied(self) -> int:
         return int(self.state.optimizer.count)
+
+    def agree(self, flag: bool) -> bool:
+        return flag
 
     def evaluate(self) -> Mapping[str, float]:
         params = eval_params(self.step.rule, self.state.optimizer, self.state.params)

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from trainfn import random
 from trainfn.convert import Snapshot, differences
 from trainfn.training.rates import learning_rates
 from trainfn.training.recipe import Recipe
 from trainfn_torch import convert
-from trainfn_torch.checkpoint import bare
+from trainfn_torch.checkpoint import bare, copy_array
 from trainfn_torch.optimizer import Optimizer
 from trainfn_torch.training.step import LossFn, Step, Sums
 
@@ -31,13 +33,14 @@ class Engine:
 
     def __init__(self, model: nn.Module, loss_fn: LossFn, recipe: Recipe, evaluation: Iterable[Any] = ()) -> None:
         self.model, self.recipe, self._evaluation = model, recipe, evaluation
+        self.rank, self.ranks = ranks_of(model)
         self.optimizer = Optimizer(model.named_parameters(), recipe.guarded())
         self.step = Step(model, self.optimizer, loss_fn, precision=recipe.precision, terms=recipe.batch_size)
         shapes = {bare(name): tuple(p.shape) for name, p in model.named_parameters()}
         self.learning_rate = learning_rates(recipe.rule, shapes)
 
     def update(self, n: int, parts: Sequence[Any], is_logged: bool) -> None:
-        seed_batch(self.recipe.seed, n)
+        seed_batch(self.recipe.seed, n, self.rank)
         self.model.train()
         self.step(parts)
 
@@ -47,6 +50,13 @@ class Engine:
 
     def applied(self) -> int:
         return int(self.optimizer.param_groups[0]["updates"])
+
+    def agree(self, flag: bool) -> bool:
+        if self.ranks == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.step.device)
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        return bool(flags)
 
     def evaluate(self) -> Mapping[str, float]:
         """The mean loss of the evaluation's batches."""
@@ -79,9 +89,17 @@ class Engine:
         return [(name, x) for name, x in saved.items() if name not in parameters and isinstance(x, torch.Tensor)]
 
 
-def seed_batch(seed: int, n: int) -> None:
-    """Begin torch's random numbers of batch n: what a model draws is a function of the run's seed and n."""
-    _seed(seed, _BATCH, n)
+def ranks_of(model: nn.Module) -> tuple[int, int]:
+    """Which of the processes that train a model together this is, and how many there are."""
+    is_shared = isinstance(model, DistributedDataParallel | FSDPModule)
+    if not (is_shared and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def seed_batch(seed: int, n: int, rank: int) -> None:
+    """Begin torch's random numbers of batch n: what a model draws is a function of the run's seed, n and the rank."""
+    _seed(seed, _BATCH, n, rank)
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -114,4 +132,4 @@ def _copy(what: str, named: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> 
             f"{tuple(here[name].shape)} here."
         )
     for name, x in here.items():
-        x.copy_(convert.tensor(arrays[name]))
+        x.copy_(copy_array(convert.tensor(arrays[name]), x))

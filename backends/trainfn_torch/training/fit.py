@@ -17,7 +17,7 @@ from trainfn.training.loop import Every, Loop, Result, Stopping
 from trainfn.training.metrics import Sink
 from trainfn.training.recipe import Recipe
 from trainfn.training.sources import InOrder, Prefetched, Prepared, Samples, Source, Stream, is_indexed
-from trainfn_torch.training.engine import Engine, seed_epoch
+from trainfn_torch.training.engine import Engine, ranks_of, seed_epoch
 from trainfn_torch.training.step import LossFn
 
 
@@ -38,7 +38,8 @@ def fit(
         recipe = Recipe(adamw(lr=warmup_cosine(peak=3e-3, warmup=100, steps=2000)), updates=2000, batch_size=32)
         fit(model, loss_fn, (inputs, targets), recipe, directory="runs/first")
 
-    model: on the device where it is to be trained, its parameters in float32.
+    model: on the device where it is to be trained, its parameters in float32.  In DistributedDataParallel, or after
+        `fully_shard`, each rank takes its share of the batches, and rank 0 writes.
     loss_fn: from the model and a part of a batch to the sum of its losses and their number.
     data: samples: a tensor, or a tuple, list or dict of tensors or arrays of one length, or a Dataset; or an iterable
         of batches, such as a DataLoader, of which each is one update's.  The order of samples is a function of the
@@ -55,13 +56,14 @@ def fit(
     def send(part: Any) -> Any:
         return _on(device, part)
 
+    rank, ranks = ranks_of(model)
     source: Source
     if is_indexed(data):
-        source = Prefetched(Prepared(Samples(data, recipe, take), send))
+        source = Prefetched(Prepared(Samples(data, recipe, take, rank, ranks), send))
     else:
         source = Prepared(Stream(data, lambda epoch: seed_epoch(recipe.seed, epoch)), send)
     size = recipe.micro_batch_size or recipe.batch_size
-    in_order = () if evaluation is None else InOrder(evaluation, size, send, take)
+    in_order = () if evaluation is None else InOrder(evaluation, size, send, take, rank, ranks)
     engine = Engine(model, loss_fn, recipe, in_order)
     place = None if directory is None else Path(directory)
     try:

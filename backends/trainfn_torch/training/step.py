@@ -219,17 +219,23 @@ class Step:
 
 @contextmanager
 def evaluated(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """The model with the parameters that the rule evaluates, such as an average, in the place of those it trains."""
+    """The model with the parameters that the rule evaluates, such as an average, in the place of those it trains.
+
+    They are written there and back: whatever holds a model's memory, as `fully_shard` does, sees them.
+    """
     instead = optimizer.eval_params()
-    own = [(p, p.data) for name, p in model.named_parameters() if name in instead]
+    params = [(p, instead[name]) for name, p in model.named_parameters() if name in instead]
+    others = [(p, x, p.detach().clone()) for p, x in params if plain(x).data_ptr() != plain(p).data_ptr()]
     try:
-        for name, p in model.named_parameters():
-            if name in instead:
-                p.data = instead[name]
+        for p, x, _ in others:
+            p.copy_(x)
         yield
     finally:
-        for p, data in own:
-            p.data = data
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # which it leaves to a backward pass, and there was none
+        for p, _, own in others:
+            p.copy_(own)
 
 
 def _fetched(values: torch.Tensor) -> Callable[[], list[float]]:
