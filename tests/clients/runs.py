@@ -23,11 +23,12 @@ RULE = tf.ema(
     decay=0.9,
 )
 
-# An optimizer and a scheduler of one library: `torch`, whose modules they are, or `trainfn_torch`.
+# An optimizer and a scheduler of one library, `torch` or `trainfn_torch`.  eps is such that a gradient which would be
+# zero without rounding errors, as that of a bias before a softmax, moves nothing that a comparison would see.
 NAMESAKES: tuple[Callable[[Any, Any], tuple[Any, Any]], ...] = (
-    lambda library, params: one_cycle(library, library.optim.AdamW(params, lr=0.01)),
+    lambda library, params: one_cycle(library, library.optim.AdamW(params, lr=0.01, eps=1e-4)),
     lambda library, params: warm_restarts(library, library.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True)),
-    lambda library, params: exponential(library, library.optim.RMSprop(params, lr=0.01, momentum=0.5)),
+    lambda library, params: exponential(library, library.optim.RMSprop(params, lr=0.01, eps=1e-4, momentum=0.5)),
 )
 
 
