@@ -54,7 +54,8 @@ def test_accelerate_is_a_loop_by_hand(precision: str, dtype: torch.dtype | None)
             expected.step()
             expected.zero_grad()
     accelerator = Accelerator(cpu=True, mixed_precision=precision, gradient_accumulation_steps=2)
-    batches = torch.utils.data.DataLoader([batch(n) for n in range(7)], batch_size=None)  # type: ignore[arg-type]
+    numbers: Any = [batch(n) for n in range(7)]
+    batches = torch.utils.data.DataLoader(numbers, batch_size=None)
     scheduler = trainfn_torch.lr_scheduler.RuleLR(own)
     train(accelerator, *accelerator.prepare(model, own, scheduler, batches))
     assert_same_bits(snapshot(expected), snapshot(own))

@@ -197,8 +197,8 @@ def fit(
         enable_model_summary=False,
         **options,
     )
-    batches: Any = torch.utils.data.DataLoader([batch(n, dtype) for n in range(epoch)], batch_size=None)
-    trainer.fit(module, batches, ckpt_path=ckpt_path)
+    batches: Any = [batch(n, dtype) for n in range(epoch)]
+    trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None), ckpt_path=ckpt_path)
     return trainer
 
 

@@ -63,7 +63,7 @@ def train(directory: Path, model: Any, optimizers: Any, resume: str | None = Non
         seed=3,
         **options,
     )
-    trainer = transformers.Trainer(model, arguments, train_dataset=samples(), optimizers=optimizers)  # type: ignore[arg-type]
+    trainer = transformers.Trainer(model, arguments, train_dataset=samples(), optimizers=optimizers)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -144,10 +144,10 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_of_transformers(name: str) -> None:
-    rates = []
+    rates: list[list[float]] = []
     for get_scheduler in (transformers.get_scheduler, trainfn_torch.lr_scheduler.get_scheduler):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-        scheduler = get_scheduler(name, optimizer, 7, 60, SCHEDULERS[name])
+        scheduler: Any = get_scheduler(name, optimizer, 7, 60, SCHEDULERS[name])
         rates.append([])
         for _ in range(60):
             rates[-1].append(scheduler.get_last_lr()[0])
@@ -163,11 +163,11 @@ def test_every_scheduler_of_transformers_is_here() -> None:
 
 def test_the_greedy_scheduler_of_transformers() -> None:
     metrics = [3.0, 2.0, 2.5, 2.6, 2.7, 1.0, 0.9, 0.8, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9, 0.5] * 3
-    rates = []
+    rates: list[list[float]] = []
     for get_scheduler in (transformers.get_scheduler, trainfn_torch.lr_scheduler.get_scheduler):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
         specific = {"factor": 0.9, "patience": 1, "smooth": True, "window_size": 2}
-        scheduler = get_scheduler("greedy", optimizer, scheduler_specific_kwargs=specific)
+        scheduler: Any = get_scheduler("greedy", optimizer, scheduler_specific_kwargs=specific)
         rates.append([])
         for metric in metrics:
             scheduler.step(metric)
