@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import trainfn_torch
 from tests.bits import assert_same_bits
+from tests.catalogue.schedules import HUGGINGFACE
 from tests.clients.runs import NAMESAKES, RULE, assert_close, optimizer_of
 from tests.torch.optimizer_runs import snapshot
 
@@ -128,26 +129,13 @@ def test_the_trainer_resumes_from_its_checkpoint(tmp_path: Path, make: Any) -> N
     assert_same_bits(straight, snapshot(optimizers[0]))
 
 
-SCHEDULERS: dict[str, dict[str, Any]] = {
-    "linear": {},
-    "cosine": {"num_cycles": 0.7},
-    "cosine_with_restarts": {"num_cycles": 3},
-    "polynomial": {"power": 2.0, "lr_end": 0.01},
-    "constant": {},
-    "constant_with_warmup": {},
-    "inverse_sqrt": {"timescale": 11},
-    "cosine_with_min_lr": {"min_lr": 0.01},
-    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1, "warmup_lr_rate": 0.2},
-    "warmup_stable_decay": {"num_decay_steps": 20, "min_lr_ratio": 0.1},
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", HUGGINGFACE)
 def test_schedulers_of_transformers(name: str) -> None:
+    """Up to the last step, after which upstream's cosines climb again."""
     rates: list[list[float]] = []
     for get_scheduler in (transformers.get_scheduler, trainfn_torch.lr_scheduler.get_scheduler):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
-        scheduler: Any = get_scheduler(name, optimizer, 7, 60, SCHEDULERS[name])
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        scheduler: Any = get_scheduler(name, optimizer, 7, 60, HUGGINGFACE[name][0])
         rates.append([])
         for _ in range(60):
             rates[-1].append(scheduler.get_last_lr()[0])
@@ -158,7 +146,7 @@ def test_schedulers_of_transformers(name: str) -> None:
 
 def test_every_scheduler_of_transformers_is_here() -> None:
     without_a_curve = {"reduce_lr_on_plateau", "greedy"}
-    assert {name.value for name in transformers.SchedulerType} == SCHEDULERS.keys() | without_a_curve
+    assert {name.value for name in transformers.SchedulerType} == HUGGINGFACE.keys() | without_a_curve
 
 
 def test_the_greedy_scheduler_of_transformers() -> None:
