@@ -62,6 +62,16 @@ def test_accelerate_is_a_loop_by_hand(precision: str, dtype: torch.dtype | None)
     assert scheduler.get_last_lr() == [RULE.hyper["lr"](4)] * 2
 
 
+def test_accelerate_keeps_schedulers_from_a_schedule() -> None:
+    """It loads the optimizer's state into the optimizer, which still sees that the learning rate has two owners."""
+    model = network()
+    optimizer = optimizer_of(model)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    prepared = Accelerator(cpu=True).prepare(optimizer, scheduler)
+    with pytest.raises(RuntimeError, match="lr has two owners"):
+        prepared[0].step()
+
+
 @pytest.mark.parametrize("make", NAMESAKES)
 def test_namesakes_in_accelerate(make: Any) -> None:
     models = []
