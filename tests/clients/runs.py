@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,30 +21,33 @@ RULE = tf.ema(
     ),
     decay=0.9,
 )
-
-# An optimizer and a scheduler of one library, `torch` or `trainfn_torch`.  eps is such that a gradient which would be
-# zero without rounding errors, as that of a bias before a softmax, moves nothing that a comparison would see.
-NAMESAKES: tuple[Callable[[Any, Any], tuple[Any, Any]], ...] = (
-    lambda library, params: one_cycle(library, library.optim.AdamW(params, lr=0.01, eps=1e-4)),
-    lambda library, params: warm_restarts(library, library.optim.SGD(params, lr=0.05, momentum=0.9, nesterov=True)),
-    lambda library, params: exponential(library, library.optim.RMSprop(params, lr=0.01, eps=1e-4, momentum=0.5)),
-)
+# A gradient that would be zero but for rounding errors, as a bias before a softmax has, moves nothing one would see.
+EPS = 1e-4
 
 
-def schedulers(library: Any) -> Any:
-    return library.optim.lr_scheduler if library is torch else library.lr_scheduler
+def _adamw(library: Any, schedulers: Any, params: Any) -> tuple[Any, Any]:
+    optimizer = library.AdamW(params, lr=0.01, eps=EPS)
+    return optimizer, schedulers.OneCycleLR(optimizer, max_lr=0.05, total_steps=12)
 
 
-def one_cycle(library: Any, optimizer: Any) -> tuple[Any, Any]:
-    return optimizer, schedulers(library).OneCycleLR(optimizer, max_lr=0.05, total_steps=12)
+def _sgd(library: Any, schedulers: Any, params: Any) -> tuple[Any, Any]:
+    optimizer = library.SGD(params, lr=0.05, momentum=0.9, nesterov=True)
+    return optimizer, schedulers.CosineAnnealingWarmRestarts(optimizer, T_0=3)
 
 
-def warm_restarts(library: Any, optimizer: Any) -> tuple[Any, Any]:
-    return optimizer, schedulers(library).CosineAnnealingWarmRestarts(optimizer, T_0=3)
+def _rmsprop(library: Any, schedulers: Any, params: Any) -> tuple[Any, Any]:
+    optimizer = library.RMSprop(params, lr=0.01, eps=EPS, momentum=0.5)
+    return optimizer, schedulers.ExponentialLR(optimizer, 0.8)
 
 
-def exponential(library: Any, optimizer: Any) -> tuple[Any, Any]:
-    return optimizer, schedulers(library).ExponentialLR(optimizer, 0.8)
+NAMESAKES = {"adamw": _adamw, "sgd": _sgd, "rmsprop": _rmsprop}
+
+
+def namesakes(name: str, params: Any, ours: bool = True) -> tuple[Any, Any]:
+    """An optimizer and a scheduler, of trainfn_torch or of torch."""
+    if ours:
+        return NAMESAKES[name](trainfn_torch.optim, trainfn_torch.lr_scheduler, params)
+    return NAMESAKES[name](torch.optim, torch.optim.lr_scheduler, params)
 
 
 def network(seed: int = 0) -> torch.nn.Module:
@@ -59,7 +61,8 @@ def batch(n: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def loss_of(model: Any, x: torch.Tensor) -> torch.Tensor:
-    return model(x).float().square().mean() if x.dtype != torch.float64 else model(x).square().mean()
+    output: torch.Tensor = model(x)
+    return (output if output.dtype == torch.float64 else output.float()).square().mean()
 
 
 def optimizer_of(model: torch.nn.Module, rule: tf.Rule = RULE, **options: Any) -> trainfn_torch.Optimizer:
@@ -80,14 +83,3 @@ def assert_close(expected: torch.nn.Module, actual: torch.nn.Module) -> None:
     for p, q in zip(expected.parameters(), actual.parameters(), strict=True):
         assert p.dtype == torch.float64
         torch.testing.assert_close(q, p, rtol=1e-12, atol=1e-12)
-
-
-class Overflow:
-    """A factor of the loss: at some calls one so large that gradients in half precision are infinite."""
-
-    def __init__(self, *at: int) -> None:
-        self.at, self.calls = at, 0
-
-    def __call__(self) -> float:
-        self.calls += 1
-        return math.inf if self.calls - 1 in self.at else 1.0

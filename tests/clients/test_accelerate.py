@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 import trainfn as tf
 import trainfn_torch
 from tests.bits import assert_same_bits
-from tests.clients.runs import NAMESAKES, RULE, assert_close, batch, grouped, loss_of, network, optimizer_of
+from tests.clients.runs import NAMESAKES, RULE, assert_close, batch, grouped, loss_of, namesakes, network, optimizer_of
 from tests.torch.optimizer_runs import snapshot
 
 STEPS = 6
@@ -72,13 +72,13 @@ def test_accelerate_keeps_schedulers_from_a_schedule() -> None:
         prepared[0].step()
 
 
-@pytest.mark.parametrize("make", NAMESAKES)
-def test_namesakes_in_accelerate(make: Any) -> None:
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_namesakes_in_accelerate(name: str) -> None:
     models = []
-    for library in (torch, trainfn_torch):
+    for ours in (False, True):
         accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
         model = network().double()
-        optimizer, scheduler = make(library, model.parameters())
+        optimizer, scheduler = namesakes(name, model.parameters(), ours)
         numbers: Any = [batch(n, torch.float64) for n in range(STEPS)]
         batches = torch.utils.data.DataLoader(numbers, batch_size=None)
         train(accelerator, *accelerator.prepare(model, optimizer, scheduler, batches))
@@ -86,8 +86,25 @@ def test_namesakes_in_accelerate(make: Any) -> None:
     assert_close(*models)
 
 
+def test_accelerate_passes_a_closure_on() -> None:
+    """To a rule that asks for the loss."""
+    models = [network(), network()]
+    plain, own = (optimizer_of(m, tf.polyak_sgd(lr=0.1)) for m in models)
+    stepped = Accelerator(cpu=True).prepare(own)
+    for optimizer, model in ((plain, models[0]), (stepped, models[1])):
+
+        def closure(optimizer: Any = optimizer, model: Any = model) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(model, batch(0))
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert_same_bits(snapshot(plain), snapshot(own))
+
+
 @pytest.mark.parametrize(
-    "make", [lambda model: (optimizer_of(model), None), lambda model: NAMESAKES[0](trainfn_torch, model.parameters())]
+    "make", [lambda model: (optimizer_of(model), None), lambda model: namesakes("adamw", model.parameters())]
 )
 def test_accelerate_resumes_from_its_checkpoint(tmp_path: Path, make: Any) -> None:
     accelerator = Accelerator(cpu=True)

@@ -16,7 +16,17 @@ from lightning.pytorch.plugins import MixedPrecision
 import trainfn as tf
 import trainfn_torch
 from tests.bits import assert_same_bits
-from tests.clients.runs import NAMESAKES, assert_close, batch, grouped, loss_of, network, optimizer_of, weights
+from tests.clients.runs import (
+    NAMESAKES,
+    assert_close,
+    batch,
+    grouped,
+    loss_of,
+    namesakes,
+    network,
+    optimizer_of,
+    weights,
+)
 from tests.torch.optimizer_runs import snapshot
 
 pytestmark = [
@@ -119,12 +129,12 @@ def test_fabric_clips_no_gradients_that_the_optimizer_unscales() -> None:
         with_fabric(fabric, wrapped, optimizer, clip=0.05)
 
 
-@pytest.mark.parametrize("make", NAMESAKES)
-def test_namesakes_in_fabric(make: Any) -> None:
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_namesakes_in_fabric(name: str) -> None:
     models = []
-    for library in (torch, trainfn_torch):
+    for ours in (False, True):
         model = network().double()
-        optimizer, scheduler = make(library, model.parameters())
+        optimizer, scheduler = namesakes(name, model.parameters(), ours)
         fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
         wrapped, optimizer = fabric.setup(model, optimizer)
         for n in range(STEPS):
@@ -149,6 +159,23 @@ def test_fabric_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     fabric.load(tmp_path / "run.ckpt", {"model": wrapped, "optimizer": optimizer})
     with_fabric(fabric, wrapped, optimizer, range(3, STEPS))
     assert_same_bits(snapshot(straight), snapshot(resumed))
+
+
+def test_fabric_passes_a_closure_on() -> None:
+    """To a rule that asks for the loss."""
+    models = [network(), network()]
+    plain, own = (optimizer_of(m, tf.polyak_sgd(lr=0.1)) for m in models)
+    wrapped, stepped = Fabric(accelerator="cpu", devices=1).setup(models[1], own)
+    for optimizer, model in ((plain, models[0]), (stepped, wrapped)):
+
+        def closure(optimizer: Any = optimizer, model: Any = model) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = loss_of(model, batch(0))
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert_same_bits(snapshot(plain), snapshot(own))
 
 
 # -- Trainer -----------------------------------------------------------------------------------------------------------
@@ -233,11 +260,11 @@ def test_the_trainer_clips_no_gradients_that_the_optimizer_may_unscale(options: 
         fit(Module(optimizer_of), gradient_clip_val=0.05, **options)
 
 
-@pytest.mark.parametrize("make", NAMESAKES)
-def test_namesakes_in_the_trainer(make: Any) -> None:
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_namesakes_in_the_trainer(name: str) -> None:
     models = []
-    for library in (torch, trainfn_torch):
-        module = Module(lambda model, library=library: make(library, model.parameters()), torch.float64)  # type: ignore[misc]
+    for ours in (False, True):
+        module = Module(lambda model, ours=ours: namesakes(name, model.parameters(), ours), torch.float64)
         fit(module, dtype=torch.float64, precision="64-true", gradient_clip_val=0.05, accumulate_grad_batches=2)
         models.append(module.network)
     assert_close(*models)
@@ -264,7 +291,7 @@ class Seeking(Module):
         return loss_of(self.network, batch(self.global_step))
 
 
-@pytest.mark.parametrize("configure", [optimizer_of, lambda model: NAMESAKES[0](trainfn_torch, model.parameters())])
+@pytest.mark.parametrize("configure", [optimizer_of, lambda model: namesakes("adamw", model.parameters())])
 def test_the_trainer_resumes_from_its_checkpoint(tmp_path: Path, configure: Any) -> None:
     trainer = fit(Seeking(configure), 3, epoch=3)
     trainer.save_checkpoint(tmp_path / "run.ckpt")

@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 import trainfn_torch
 from tests.bits import assert_same_bits
 from tests.catalogue.schedules import HUGGINGFACE
-from tests.clients.runs import NAMESAKES, RULE, assert_close, optimizer_of
+from tests.clients.runs import NAMESAKES, RULE, assert_close, namesakes, optimizer_of
 from tests.torch.optimizer_runs import snapshot
 
 STEPS = 6
@@ -107,12 +107,12 @@ def test_the_trainer_makes_no_scheduler_for_a_schedule(tmp_path: Path) -> None:
         train(tmp_path, model, (optimizer_of(model), None))
 
 
-@pytest.mark.parametrize("make", NAMESAKES)
-def test_namesakes_in_the_trainer(tmp_path: Path, make: Any) -> None:
+@pytest.mark.parametrize("name", NAMESAKES)
+def test_namesakes_in_the_trainer(tmp_path: Path, name: str) -> None:
     models = []
-    for library in (torch, trainfn_torch):
+    for ours in (False, True):
         model = language_model().double()
-        train(tmp_path, model, make(library, model.parameters()), gradient_accumulation_steps=2)
+        train(tmp_path, model, namesakes(name, model.parameters(), ours), gradient_accumulation_steps=2)
         models.append(model)
     assert_close(*models)
 
