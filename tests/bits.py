@@ -11,7 +11,7 @@ import numpy as np
 def as_integers(x: Any) -> np.ndarray[Any, Any]:
     """The bit patterns of an array, all NaNs being one pattern."""
     x = np.atleast_1d(np.array(x))  # a copy: the caller's NaNs stay
-    if x.dtype.kind != "i":
+    if x.dtype.kind not in "iu":
         x[np.isnan(x)] = np.nan
     return x.view(f"u{x.dtype.itemsize}")
 

@@ -267,10 +267,11 @@ def _group(
                 new[name] = deepcopy(value)
         elif name not in not_loaded:
             new[name] = deepcopy(value)
-    if own.schedules:  # what an LRScheduler left in the saved groups: here the schedules own what it owned there
-        for mark, written in grouping.MARKS_OF_SCHEDULERS.items():
-            if own.schedules.keys() & set(written):
-                new.pop(mark, None)
+    # What an LRScheduler left in the saved groups goes: here the schedules own what it owned there.  What one of this
+    # optimizer left stays, and is refused when it steps: Accelerate loads an optimizer's state into itself.
+    for mark, written in grouping.MARKS_OF_SCHEDULERS.items():
+        if mark not in group and own.schedules.keys() & set(written):
+            new.pop(mark, None)
     return new, Group(dict(own.schedules))
 
 

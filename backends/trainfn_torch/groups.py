@@ -264,7 +264,8 @@ def refuse_two_owners(rule: Rule, group: Mapping[str, Any], own: Group) -> None:
         for name in own.schedules.keys() & set(written) if mark in group else ():
             raise RuntimeError(
                 f"{name} has two owners: the schedule {own.schedules[name]!r} of {rule.name}, and a torch LRScheduler, "
-                f"which left {mark!r} in the parameter group. Give the rule a number, or drop the LRScheduler."
+                f"which left {mark!r} in the parameter group. Give the rule a number, or drop the LRScheduler; "
+                "a training loop that insists on one takes trainfn_torch.lr_scheduler.RuleLR(optimizer)."
             )
 
 

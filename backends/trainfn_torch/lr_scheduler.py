@@ -16,6 +16,8 @@ at the next step.  Where torch's formula is not what its documentation says, the
 ReduceLROnPlateau, which has no closed form, is torch's own.
 
 `get_scheduler` is that of Hugging Face's transformers, and GreedyLR its scheduler of that name.
+
+RuleLR is for a loop that insists on a scheduler where the rule has a schedule already: it writes nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ __all__ = [
     "OneCycleLR",
     "PolynomialLR",
     "ReduceLROnPlateau",
+    "RuleLR",
     "SequentialLR",
     "StepLR",
     "get_scheduler",
@@ -413,6 +416,34 @@ class GreedyLR(LRScheduler):
         self._window = deque(state_dict["window"], self._window.maxlen)
         self._states = [m.state(**state) for m, state in zip(self._machines, state_dict["states"], strict=True)]
         self._write(state_dict["last_lr"])
+
+
+# -- a rule's own schedule ---------------------------------------------------------------------------------------------
+
+
+class RuleLR(LRScheduler):
+    """Leaves the learning rate to the rule, and tells what it is.
+
+        Trainer(..., optimizers=(optimizer, RuleLR(optimizer)))
+
+    For training loops that take no optimizer without a scheduler, or that log `get_last_lr()`, which is the learning
+    rate that stood in each group at the last `step`.  Nothing is written.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        _check_optimizer(optimizer)
+        self.optimizer = optimizer  # torch's own __init__ would leave an initial_lr in the groups
+        self.last_epoch = 0
+        self._last_lr = self.get_lr()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Take note of the learning rates of the next update."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._last_lr = self.get_lr()
+
+    def get_lr(self) -> list[Any]:
+        """The learning rate of each group now."""
+        return lr_scheduler._param_groups_val_list(self.optimizer, "lr")
 
 
 def _check_optimizer(optimizer: Any) -> None:

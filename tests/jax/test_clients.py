@@ -47,26 +47,108 @@ def assert_equal_trees(a: Any, b: Any) -> None:
     assert_same_bits(leaves(a), leaves(b))
 
 
-def test_flax_train_state() -> None:
-    class Model(nn.Module):
-        @nn.compact
-        def __call__(self, x: Any) -> Any:
-            return nn.Dense(4)(x)
+class Model(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(2)(nn.BatchNorm(use_running_average=False)(nn.Dense(4)(x)))
 
+
+class WithStatistics(TrainState):
+    """As flax's imagenet example has it."""
+
+    batch_stats: Any
+
+
+@jax.jit
+def train_step(state: WithStatistics, x: Any) -> WithStatistics:
+    """The step of flax's examples."""
+
+    def loss_fn(params: Any) -> Any:
+        output, new = state.apply_fn({"params": params, "batch_stats": state.batch_stats}, x, mutable=["batch_stats"])
+        return jnp.mean((output - 1.0) ** 2), new
+
+    (_, new), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    return state.apply_gradients(grads=grads, batch_stats=new["batch_stats"])
+
+
+def train_state(seed: int = 0) -> WithStatistics:
     model = Model()
-    params = model.init(jax.random.key(0), jnp.ones((1, 6)))
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=adamw())
+    variables = model.init(jax.random.key(seed), jnp.ones((1, 6)))
+    tx = trainfn_jax.chain(trainfn_jax.clip_by_global_norm(0.1), adamw())
+    return WithStatistics.create(
+        apply_fn=model.apply, params=variables["params"], tx=tx, batch_stats=variables["batch_stats"]
+    )
+
+
+def batch(n: int) -> Any:
+    return numbers(50 + n, (8, 6))
+
+
+def test_flax_train_state() -> None:
+    """The step of the examples is the loop by hand."""
+    state, by_hand = train_state(), train_state()
+    opt_state = by_hand.tx.init(by_hand.params)
+    params, batch_stats = by_hand.params, by_hand.batch_stats
 
     @jax.jit
-    def step(state: TrainState) -> TrainState:
-        grads = jax.grad(lambda p: jnp.sum(state.apply_fn(p, jnp.ones((2, 6))) ** 2))(state.params)
-        return state.apply_gradients(grads=grads)
+    def step(params: Any, opt_state: Any, batch_stats: Any, x: Any) -> Any:
+        def loss_fn(params: Any) -> Any:
+            variables = {"params": params, "batch_stats": batch_stats}
+            output, new = by_hand.apply_fn(variables, x, mutable=["batch_stats"])
+            return jnp.mean((output - 1.0) ** 2), new["batch_stats"]
 
-    before = params
-    for _ in range(3):
-        state = step(state)
-    assert state.opt_state.count == 3
-    assert jnp.any(state.params["params"]["Dense_0"]["kernel"] != before["params"]["Dense_0"]["kernel"])
+        (_, new), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = by_hand.tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, new
+
+    for n in range(3):
+        state = train_step(state, batch(n))
+        params, opt_state, batch_stats = step(params, opt_state, batch_stats, batch(n))
+    assert state.step == 3
+    assert_equal_trees((params, opt_state, batch_stats), (state.params, state.opt_state, state.batch_stats))
+    assert jnp.any(state.params["Dense_0"]["kernel"] != by_hand.params["Dense_0"]["kernel"])
+
+
+def test_a_flax_train_state_resumes_from_orbax(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    state = train_state()
+    for n in range(3):
+        state = train_step(state, batch(n))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+    with ocp.StandardCheckpointer() as checkpointer:
+        resumed = checkpointer.restore(tmp_path / "state", train_state(1))
+    for n in range(3, 5):
+        state, resumed = train_step(state, batch(n)), train_step(resumed, batch(n))
+    assert_equal_trees(state, resumed)
+
+
+def test_an_nnx_optimizer_resumes_from_orbax(tmp_path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    def made(seed: int) -> Any:
+        model = nnx.Linear(6, 4, rngs=nnx.Rngs(seed))
+        return model, nnx.Optimizer(model, adamw(), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model: Any, optimizer: Any, x: Any) -> None:
+        optimizer.update(model, nnx.grad(lambda m: jnp.mean(m(x) ** 2))(model))
+
+    straight, resumed = made(0), made(1)
+    for n in range(3):
+        step(*straight, batch(n))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", nnx.to_pure_dict(nnx.state(straight)))
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.restore(tmp_path / "state", nnx.to_pure_dict(nnx.state(resumed)))
+    state = nnx.state(resumed)
+    nnx.replace_by_pure_dict(state, saved)
+    nnx.update(resumed, state)
+    for n in range(3, 5):
+        step(*straight, batch(n))
+        step(*resumed, batch(n))
+    assert_equal_trees(*(nnx.to_pure_dict(nnx.state(run)) for run in (straight, resumed)))
 
 
 def test_nnx_optimizer() -> None:

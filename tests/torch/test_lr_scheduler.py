@@ -259,9 +259,31 @@ def test_greedy_smooths_with_the_mean_of_the_window() -> None:
     assert rates == pytest.approx([0.1 / 0.95**n for n in (1, 2, 3, 4)], rel=1e-13)
 
 
+def test_a_scheduler_that_leaves_the_learning_rate_to_the_rule() -> None:
+    """Between an update and `step` it tells, as torch's do, the learning rate of that update."""
+
+    def make() -> Any:
+        p = torch.nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        return trainfn_torch.Optimizer([p], tf.sgd(lr=tf.linear(0.5, 0.0, steps=8)))
+
+    optimizer, keys = make(), make().param_groups[0].keys()
+    scheduler = ours.RuleLR(optimizer)
+    for n in range(4):
+        optimizer.step()
+        assert scheduler.get_last_lr() == [0.5 - n / 16]
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert optimizer.param_groups[0].keys() == keys
+    resumed = ours.RuleLR(make())
+    resumed.load_state_dict(scheduler.state_dict())
+    assert (resumed.last_epoch, resumed.get_last_lr()) == (4, [0.25])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda o: ours.RuleLR("no optimizer"), "str is not an Optimizer"),
         (lambda o: ours.get_scheduler("cosin", o), "there is no schedule 'cosin'"),
         (lambda o: ours.get_scheduler("cosine", o, 5), "cosine needs steps, transformers' num_training_steps"),
         (lambda o: ours.get_scheduler("cosine", o, 5, 9, {"power": 2}), "unexpected keyword argument 'power'"),

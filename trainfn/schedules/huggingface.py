@@ -20,8 +20,8 @@ steps from `warmup` to `steps` that is behind:
 reduce_lr_on_plateau and greedy follow a metric: they are the machines `trainfn.reduce_on_plateau` and `trainfn.greedy`.
 
 Departures, each to what upstream's documentation says: after its last step a schedule stays where it is, where cosines
-of upstream climb again; inverse_sqrt takes its `timescale`, which upstream drops; every schedule refuses arguments it
-does not know, and phases that are longer together than all steps.
+of upstream climb again; inverse_sqrt takes its `timescale`, which older versions of upstream drop; every schedule
+refuses arguments it does not know, and phases that are longer together than all steps.
 """
 
 from __future__ import annotations
