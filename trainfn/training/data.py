@@ -61,7 +61,7 @@ class Batches:
             raise IndexError(f"batches are counted from 0 and do not end: there is no batch {n}.")
         epoch, position = divmod(n, self.per_epoch)
         order = _order(self.size, self.seed, epoch) if self.shuffle else np.arange(self.size)
-        return order[position * self.batch_size : (position + 1) * self.batch_size]
+        return order[position * self.batch_size : (position + 1) * self.batch_size].copy()
 
 
 @lru_cache(maxsize=4)
