@@ -124,14 +124,9 @@ class Checkpoints:
                 raise error
 
     def _write(self, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
-        place = self._place(checkpoint.step)
-        partial_ = self.directory / f".{place.name}.{os.getpid()}.partial"
         try:
-            partial_.mkdir()
-            _write_files(partial_, checkpoint, numbers, metric)
-            _exchange(partial_, place)
+            _write_whole(self._place(checkpoint.step), checkpoint, numbers, metric)
         except OSError as error:
-            shutil.rmtree(partial_, ignore_errors=True)
             free, due = shutil.disk_usage(self.directory).free, _bytes(checkpoint)
             raise OSError(
                 error.errno,
@@ -139,8 +134,6 @@ class Checkpoints:
                 f"{free:,} are free. Checkpoints saved before are whole",
                 str(self.directory),
             ) from error
-        finally:
-            shutil.rmtree(partial_, ignore_errors=True)
         self._rotate(checkpoint.step)
 
     def _rotate(self, saved: int) -> None:
@@ -211,6 +204,16 @@ class Checkpoints:
 
 def _named(step: int) -> str:
     return f"{step:09d}"
+
+
+def _write_whole(place: Path, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
+    made = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        made.mkdir()
+        _write_files(made, checkpoint, numbers, metric)
+        _exchange(made, place)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write_files(place: Path, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
@@ -397,6 +400,6 @@ def _read_arrays(path: Path) -> Arrays:
     safetensors: Any = _need_safetensors()
     try:
         data = safetensors.deserialize(path.read_bytes())
-        return {name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]).copy() for name, x in data}
+        return {name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]) for name, x in data}
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"{path.name} cannot be read: {error}") from None
