@@ -31,7 +31,7 @@ def loss_fn(model: Any, part: Any) -> tuple[torch.Tensor, int]:
 
 
 def amp_update() -> Ratio:
-    """Unscaling, finite check, clipping and AdamW of 25 M parameters, in loops that run a model forward and backward."""
+    """Unscaling, finite check, clipping and AdamW of 25 M parameters, in loops that run the model."""
     tokens = torch.randint(0, 2048, (2, 9), generator=torch.Generator().manual_seed(0))
     part = tokens[:, :-1], tokens[:, 1:]
     model = GPT(BIG, 2048)

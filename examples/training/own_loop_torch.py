@@ -57,7 +57,7 @@ def with_grad_scaler(updates: int = 100) -> float:
         scaler.scale(loss).backward()
         scaler.step(optimizer)  # unscales, checks, clips and updates; the schedule waits where it skips
         scaler.update()
-        losses.append(float(loss))
+        losses.append(loss.item())
     print(f"with torch's GradScaler: loss {sum(losses[-25:]) / 25:.3f}")
     return sum(losses[-25:]) / 25
 

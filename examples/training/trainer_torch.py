@@ -24,6 +24,7 @@ RECIPE = Recipe(
     batch_size=32,
     micro_batch_size=16,
     precision="bfloat16",
+    drop_last=True,
 )
 
 

@@ -6,8 +6,9 @@
         last = checkpoints.load()
 
 A checkpoint is a directory, `000000120/`: a safetensors file for each of its groups of arrays, `training.json`, and
-`manifest.json`, which is written last and has the size and the SHA-256 of each.  All of it is made beside, under a
-name that begins with a dot, and brought to the disk before the directory gets its name.  Nothing is pickled.
+`manifest.json`, which is written last and has the size and the SHA-256 of each, and of itself.  All of it is made
+beside, under a name that begins with a dot, and brought to the disk before the directory gets its name.  Nothing is
+pickled.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from trainfn.convert import BFLOAT16
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 _VERSION = 1
-_MANIFEST, _NUMBERS, _LOCK = "manifest.json", "training.json", ".lock"
+_MANIFEST, _NUMBERS, _ARRAYS, _LOCK = "manifest.json", "training.json", ".safetensors", ".lock"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Checkpoint:
     """What a run goes on from.
 
     step: batches taken when it was made.  arrays: by file and name; bfloat16 ones have the dtype `convert.BFLOAT16`.
-    numbers: whatever JSON holds.
+    numbers: whatever JSON holds, and NaN and infinities.
     """
 
     step: int
@@ -52,7 +53,9 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run, which one process at a time writes, and others read.
 
-    keep_last: how many of the newest are kept; keep_best: how many of those with the best metric besides.
+    keep_last: how many are kept of the one just saved and those before; keep_best: how many of those with the best
+        metric besides.  Those of later steps, which a run left that goes on from an earlier one, stay until it comes
+        past them: one of them that is damaged takes the place of none that is whole.
     mode: whether the best metric is the smallest, "min", or the largest, "max".  NaN is no metric; of equal ones the
         earlier is better.
     only_reads: whether this is one of the others.
@@ -75,7 +78,7 @@ class Checkpoints:
         self.directory = Path(directory)
         self._keep_last, self._keep_best, self._sign = keep_last, keep_best, -1.0 if mode == "max" else 1.0
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock = None if only_reads else _locked(self.directory)
+        self._lock: int | None = None if only_reads else _locked(self.directory)
         if not only_reads:
             _clear(self.directory)
         self._worker = ThreadPoolExecutor(1, "trainfn-checkpoints")
@@ -94,25 +97,28 @@ class Checkpoints:
             self.close()
 
     def close(self) -> None:
-        """Let another process have the directory."""
+        """Wait for what is being written, and let another process have the directory."""
         self._worker.shutdown(wait=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def save(self, checkpoint: Checkpoint, metric: float | None = None) -> None:
         """Begin to write a checkpoint, in the order of calls; its arrays are the writer's from now on.
 
-        Raises what went wrong with an earlier one.
+        Raises what went wrong with an earlier one, and then does not begin.
         """
         if self._lock is None:
-            raise ValueError(f"these checkpoints in {self.directory} are only read here, or were closed.")
+            raise ValueError(f"the checkpoints in {self.directory} are closed, or only read here.")
         if checkpoint.step < 0:
             raise ValueError(f"a checkpoint's step is a count, not {checkpoint.step}.")
+        _check_arrays(checkpoint.arrays)
+        numbers = json.dumps(checkpoint.numbers, indent=1)
         self._raise_what_failed(only_done=True)
-        self._writing.append(self._worker.submit(self._write, checkpoint, metric))
+        measured = None if metric is None else float(metric)
+        self._writing.append(self._worker.submit(self._write, checkpoint, numbers, measured))
 
     def wait(self) -> None:
         """Until all is on the disk; raises what went wrong."""
@@ -125,13 +131,9 @@ class Checkpoints:
             if error is not None:
                 raise error
 
-    def _write(self, checkpoint: Checkpoint, metric: float | None) -> None:
-        place = self.directory / f"{checkpoint.step:09d}"
-        partial_ = self.directory / f".{place.name}.{os.getpid()}.partial"
+    def _write(self, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
         try:
-            partial_.mkdir()
-            _write_files(partial_, checkpoint, metric)
-            _exchange(partial_, place)
+            _write_whole(self._place(checkpoint.step), checkpoint, numbers, metric)
         except OSError as error:
             free, due = shutil.disk_usage(self.directory).free, _bytes(checkpoint)
             raise OSError(
@@ -140,21 +142,24 @@ class Checkpoints:
                 f"{free:,} are free. Checkpoints saved before are whole",
                 str(self.directory),
             ) from error
-        finally:
-            shutil.rmtree(partial_, ignore_errors=True)
-        self._rotate()
+        self._rotate(checkpoint.step)
 
-    def _rotate(self) -> None:
-        """Remove what is neither among the last nor the best."""
+    def _rotate(self, saved: int) -> None:
+        """Remove what came before the one just saved and is neither among the last nor the best."""
         known = self._known()
-        kept = {step for step, _ in known[-self._keep_last :]} | {step for step, _ in self._by_metric(known)}
-        for step in [step for step, _ in known if step not in kept]:
-            _remove(self.directory / f"{step:09d}")
+        past = [step for step, _ in known if step <= saved]
+        kept = {*past[-self._keep_last :], *(step for step, _ in self._by_metric(known))}
+        for step in past:
+            if step not in kept:
+                _remove(self._place(step))
+
+    def _place(self, step: int) -> Path:
+        return self.directory / _named(step)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def steps(self) -> list[int]:
-        """Of those that have a manifest, in order; `load` checks that they are what it says."""
+        """Of those that are there, in order; `load` checks that they are whole."""
         return [step for step, _ in self._known()]
 
     def load(self, step: int | None = None) -> Checkpoint:
@@ -169,9 +174,9 @@ class Checkpoints:
         problems = []
         for n in [step] if step is not None else reversed(known):
             try:
-                return _read(self.directory / f"{n:09d}")
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                problems.append(f"{n:09d}: {error}")
+                return _read(self._place(n))
+            except (OSError, ValueError) as error:
+                problems.append(f"{_named(n)}: {error}")
                 if step is None:
                     warnings.warn(f"a checkpoint in {self.directory} is passed over, {problems[-1]}", stacklevel=2)
         spelt = "; ".join(problems) or "there is none"
@@ -190,27 +195,42 @@ class Checkpoints:
         return ranked[: self._keep_best if n is None else n]
 
     def _known(self) -> list[tuple[int, float | None]]:
-        """The steps of the checkpoints that have a manifest, in order, with their metrics."""
+        """The steps of the checkpoints, in order, with their metrics."""
         known = []
-        for place in sorted(self.directory.iterdir()):
-            if place.name.isdigit() and (place / _MANIFEST).is_file():
+        for place in self.directory.iterdir():
+            if place.name.isdecimal() and place.name == _named(int(place.name)) and place.is_dir():
                 try:
-                    metric = json.loads((place / _MANIFEST).read_bytes())["metric"]
-                except (OSError, ValueError, KeyError, TypeError):
+                    metric = _read_manifest(place)["metric"]
+                except (OSError, ValueError):
                     metric = None  # `load` says what is wrong with it
                 known.append((int(place.name), metric))
-        return known
+        return sorted(known, key=lambda entry: entry[0])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _write_files(place: Path, checkpoint: Checkpoint, metric: float | None) -> None:
+def _named(step: int) -> str:
+    return f"{step:09d}"
+
+
+def _write_whole(place: Path, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
+    made = place.with_name(f".{place.name}.{os.getpid()}.partial")
+    try:
+        made.mkdir()
+        _write_files(made, checkpoint, numbers, metric)
+        _exchange(made, place)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_files(place: Path, checkpoint: Checkpoint, numbers: str, metric: float | None) -> None:
     for name, arrays in checkpoint.arrays.items():
-        _durably(place / f"{name}.safetensors", partial(_write_arrays, arrays))
-    _durably(place / _NUMBERS, lambda path: path.write_text(json.dumps(checkpoint.numbers, indent=1)))
+        _durably(place / f"{name}{_ARRAYS}", partial(_write_arrays, arrays))
+    _durably(place / _NUMBERS, lambda path: path.write_text(numbers))
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for path in sorted(place.iterdir())}
-    manifest = {"version": _VERSION, "step": checkpoint.step, "metric": metric, "files": files}
+    says = {"version": _VERSION, "step": checkpoint.step, "metric": metric, "files": files}
+    manifest = {**says, "sha256": _hash_manifest(says)}
     _durably(place / _MANIFEST, lambda path: path.write_text(json.dumps(manifest, indent=1)))
 
 
@@ -226,7 +246,12 @@ def _exchange(made: Path, place: Path) -> None:
     old = place.with_name(f".{place.name}.{os.getpid()}.old.partial")
     if place.exists():
         os.rename(place, old)
-    os.rename(made, place)
+    try:
+        os.rename(made, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
     _sync(place.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -257,20 +282,45 @@ def _sync(directory: Path) -> None:
 
 
 def _read(place: Path) -> Checkpoint:
-    manifest = json.loads((place / _MANIFEST).read_bytes())
-    if manifest["version"] != _VERSION:
-        raise ValueError(f"it has version {manifest['version']} of the format, and this trainfn reads {_VERSION}")
+    """A checkpoint; OSError or ValueError name the file that is not what was written, and say why."""
+    manifest = _read_manifest(place)
     for name, due in manifest["files"].items():
         path = place / name
-        if path.name != name or not path.is_file():
+        if not path.is_file():
             raise ValueError(f"{name} is missing")
         if path.stat().st_size != due["bytes"]:
             raise ValueError(f"{name} has {path.stat().st_size:,} bytes where {due['bytes']:,} were written")
         if _hash(path) != due["sha256"]:
             raise ValueError(f"{name} is not what was written: its hash is another")
-    files = [place / name for name in manifest["files"] if name.endswith(".safetensors")]
-    arrays = {path.stem: _read_arrays(path) for path in files}
+    files = [place / name for name in manifest["files"] if name.endswith(_ARRAYS)]
+    arrays = {path.name.removesuffix(_ARRAYS): _read_arrays(path) for path in files}
     return Checkpoint(manifest["step"], arrays, json.loads((place / _NUMBERS).read_bytes()))
+
+
+def _read_manifest(place: Path) -> dict[str, Any]:
+    """What a checkpoint's manifest says, if it is one, and this checkpoint's."""
+    path = place / _MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{_MANIFEST} is missing")
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{_MANIFEST} is no JSON: {error}") from None
+    if not isinstance(manifest, dict) or "version" not in manifest:
+        raise ValueError(f"{_MANIFEST} is none of a checkpoint's")
+    if manifest["version"] != _VERSION:
+        raise ValueError(
+            f"{_MANIFEST} has version {manifest['version']} of the format, and this trainfn reads {_VERSION}"
+        )
+    if manifest.pop("sha256", None) != _hash_manifest(manifest):
+        raise ValueError(f"{_MANIFEST} is not what was written: its hash is another")
+    if place.name != _named(manifest["step"]):
+        raise ValueError(f"{_MANIFEST} is that of step {manifest['step']}")
+    return manifest
+
+
+def _hash_manifest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _hash(path: Path) -> str:
@@ -287,7 +337,7 @@ def _locked(directory: Path) -> int:
     file = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(file)
         raise RuntimeError(
             f"{directory} is being written by another run: wait until it has ended, or take another directory."
@@ -311,6 +361,19 @@ _DTYPES: Mapping[str, Any] = {
 }
 
 
+def _check_arrays(groups: Mapping[str, Arrays]) -> None:
+    for group, arrays in groups.items():
+        if not group or "/" in group or "\0" in group:
+            raise ValueError(
+                f"arrays of {group!r} cannot be saved: their file has that name, which has to be a file's."
+            )
+        for name, x in arrays.items():
+            if x.dtype.newbyteorder("=") not in _DTYPES.values():
+                raise ValueError(f"{name!r} of {group!r} cannot be saved: safetensors has no dtype {x.dtype}.")
+            if name == "__metadata__":
+                raise ValueError(f"{name!r} of {group!r} cannot be saved: safetensors reserves the name.")
+
+
 def _need_safetensors() -> Any:
     try:
         import safetensors
@@ -323,10 +386,11 @@ def _need_safetensors() -> Any:
 
 def _write_arrays(arrays: Arrays, path: Path) -> None:
     safetensors = _need_safetensors()
-    whole = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in arrays.items()}
+    # Little-endian, whatever this machine or the array is.
+    whole = {name: np.ascontiguousarray(x, x.dtype.newbyteorder("<")).reshape(x.shape) for name, x in arrays.items()}
     specs = {
         name: safetensors.TensorSpec(
-            dtype="bfloat16" if x.dtype == BFLOAT16 else x.dtype.name,
+            dtype="bfloat16" if x.dtype.names else x.dtype.name,
             shape=list(x.shape),
             data_ptr=x.ctypes.data,
             data_len=x.nbytes,
@@ -341,5 +405,9 @@ def _write_arrays(arrays: Arrays, path: Path) -> None:
 
 def _read_arrays(path: Path) -> Arrays:
     """Arrays in memory of their own."""
-    data: Any = _need_safetensors().deserialize(path.read_bytes())
-    return {name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]).copy() for name, x in data}
+    safetensors: Any = _need_safetensors()
+    try:
+        data = safetensors.deserialize(path.read_bytes())
+        return {name: np.frombuffer(x["data"], _DTYPES[x["dtype"]]).reshape(x["shape"]) for name, x in data}
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from None

@@ -16,8 +16,8 @@ class Interrupts:
         with Interrupts() as interrupts:
             while not interrupts.requested: ...
 
-    A second Ctrl-C is a KeyboardInterrupt at once.  Outside of the main thread Python has no signals, and nothing
-    changes.
+    A Ctrl-C after that is a KeyboardInterrupt at once.  A signal that the process ignores stays ignored, such as Ctrl-C
+    in what a script has put in the background.  Outside of the main thread Python has no signals, and nothing changes.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,8 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {which: signal.signal(which, self._note) for which in _SIGNALS}
+            heeded = [which for which in _SIGNALS if signal.getsignal(which) != signal.SIG_IGN]
+            self._before = {which: signal.signal(which, self._note) for which in heeded}
         return self
 
     def __exit__(self, *_: Any) -> None:

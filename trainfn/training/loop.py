@@ -124,6 +124,7 @@ class Loop:
         self._state = None if stopping.rule is None else stopping.rule.init()
         self._pending: Callable[[], None] | None = None
         self._clock, self._seen_skips = (0.0, 0), 0.0
+        self._saved: int | None = None  # the batch after which the last checkpoint was begun
 
     def run(self) -> Result:
         """Go on from the directory's last checkpoint, if there is one, until the end."""
@@ -138,7 +139,7 @@ class Loop:
             self._flush()
             if reason != "interrupted":
                 self._evaluate()
-            self._save(wait=True)
+            self._save_at_the_end()
             if self.stopping.restore_best:
                 self._restore_best()
             return Result(reason, self.engine.applied(), self.counters, self.numbers, self.best)
@@ -161,7 +162,7 @@ class Loop:
                 self._log()
             if _is_due(self.every.evaluate, n + 1) and self._evaluate():
                 return "stopped"
-            if _is_due(self.every.save, n + 1):
+            if _is_due(self.every.save, n + 1) and self._saved != n + 1:
                 self._save()
             if (self.engine.ranks == 1 or is_logged) and self.engine.agree(interrupts.requested):
                 return "interrupted"
@@ -204,7 +205,7 @@ class Loop:
         for warning in warnings:
             self.sinks.write(Record(step, {}, warning))
         if values["train/skipped_in_a_row"] >= self.stopping.skips:
-            self._save(wait=True)
+            self._save_at_the_end()
             raise FloatingPointError(
                 f"the updates of the last {values['train/skipped_in_a_row']:.0f} batches were skipped, because their "
                 f"gradients were not finite or their weight was 0; the loss is {loss}. Lower the learning rate, clip, "
@@ -282,7 +283,13 @@ class Loop:
             return [*self._given]
         return [JSONL(self.directory / "metrics.jsonl", resume_at=self.counters.attempts), *self._given]
 
-    def _save(self, metric: float | None = None, wait: bool = False) -> None:
+    def _save_at_the_end(self) -> None:
+        if self._saved != self.counters.attempts:
+            self._save()
+        if self.checkpoints is not None:
+            self.checkpoints.wait()
+
+    def _save(self, metric: float | None = None) -> None:
         if self.checkpoints is None:
             return
         self._flush()
@@ -298,14 +305,13 @@ class Loop:
             "best": self.best,
             "skipped": self._seen_skips,
         }
+        made = Checkpoint(self.counters.attempts, arrays, numbers)
         try:
-            self.checkpoints.save(Checkpoint(self.counters.attempts, arrays, numbers), metric)
-            if wait:
-                self.checkpoints.wait()
-        except OSError as error:
-            if wait:
-                raise
-            self.sinks.write(Record(self.counters.attempts, {}, f"no checkpoint was saved: {error}"))
+            self.checkpoints.save(made, metric)
+        except OSError as error:  # with an earlier one; there may be room again
+            self.sinks.write(Record(self.counters.attempts, {}, f"{error}. The training goes on."))
+            self.checkpoints.save(made, metric)
+        self._saved = self.counters.attempts
 
     def _resume(self) -> None:
         if self.checkpoints is None or not self.checkpoints.steps():

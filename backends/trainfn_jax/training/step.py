@@ -58,7 +58,7 @@ class Step:
         self._is_scaled = "loss_scale" in fields
         self._unit = 2.0 ** (max(terms, 1).bit_length() - 1) if self._is_scaled else 1.0
         self._key = jax.random.key(seed)
-        self._update = jax.jit(self._updated, donate_argnums=0, static_argnames="with_norms")
+        self._update = jax.jit(self._updated, donate_argnums=0)
         self._several = jax.jit(self._updated_several, donate_argnums=0)
         self._measure = jax.jit(self._measured)
 
@@ -76,8 +76,7 @@ class Step:
         """The state after batch n, given in the parts that memory has room for, and norms of its leaves' gradients."""
         if not parts:
             raise ValueError("a batch without parts: there is nothing to learn from.")
-        new, norms = self._update(state, stacked(parts), np.uint32(n), with_norms=with_norms)
-        return new, norms
+        return self._update(state, stacked(parts), np.uint32(n), with_norms)  # type: ignore[no-any-return]
 
     def several(self, state: State, batches: Sequence[Sequence[Any]], n: int) -> State:
         """The state after the batches from n on, which have parts of equal shapes: one call for many small steps."""
@@ -90,7 +89,7 @@ class Step:
 
     # -- what is jitted ------------------------------------------------------------------------------------------------
 
-    def _updated(self, state: State, parts: Any, n: Any, with_norms: bool = False) -> tuple[State, Any]:
+    def _updated(self, state: State, parts: Any, n: Any, with_norms: Any) -> tuple[State, Any]:
         key = jax.random.fold_in(self._key, n)
         factor = state.optimizer.loss_scale / self._unit if self._is_scaled else 1.0
         grads, loss, weight, rest = self._summed(state, parts, key, factor)
@@ -99,17 +98,20 @@ class Step:
         updates, optimizer = self.transform.update(grads, state.optimizer, state.params, weight=divided, **extras)
         happened = optimizer.skipped_in_a_row == 0
         rest = jax.tree.map(partial(jnp.where, happened), rest, state.rest)
-        norms = None
-        if with_norms:
-            norms = [jnp.linalg.norm(g.astype(jnp.float32).ravel()) for g in jax.tree.leaves(grads)]
-            norms = jnp.stack(norms) / (weight * factor)
+        leaves = jax.tree.leaves(grads)
+
+        def measured() -> Any:
+            norms = [jnp.linalg.norm(g.astype(jnp.float32).ravel()) for g in leaves]
+            return jnp.stack(norms) / jnp.float32(weight * factor)
+
+        norms = jax.lax.cond(with_norms, measured, lambda: jnp.zeros(len(leaves), jnp.float32))
         params = optax.apply_updates(state.params, updates)
         return State(params, rest, optimizer, state.loss + loss, state.weight + weight), norms
 
     def _updated_several(self, state: State, batches: Any, n: Any) -> State:
         def one(carried: tuple[State, Any], parts: Any) -> tuple[tuple[State, Any], None]:
             state, n = carried
-            return (self._updated(state, parts, n)[0], n + 1), None
+            return (self._updated(state, parts, n, False)[0], n + 1), None
 
         return jax.lax.scan(one, (state, n), batches)[0][0]
 
