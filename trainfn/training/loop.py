@@ -124,7 +124,9 @@ class Loop:
         self._state = None if stopping.rule is None else stopping.rule.init()
         self._pending: Callable[[], None] | None = None
         self._clock, self._seen_skips = (0.0, 0), 0.0
+        self._has_stopped = False
         self._saved: int | None = None  # the batch after which the last checkpoint was begun
+        self._evaluated: int | None = None
 
     def run(self) -> Result:
         """Go on from the directory's last checkpoint, if there is one, until the end."""
@@ -148,7 +150,7 @@ class Loop:
 
     def _train(self, interrupts: Interrupts) -> str:
         goal, self._clock = 0, (time.perf_counter(), self.counters.samples)
-        while True:
+        while not self._has_stopped:
             n = self.counters.attempts
             if n >= goal:  # the host learns only here how many of the batches' updates were applied
                 goal = n + self.recipe.updates - self.engine.applied()
@@ -160,12 +162,13 @@ class Loop:
             self.counters.count(len(batch.parts), batch.samples)
             if is_logged:
                 self._log()
-            if _is_due(self.every.evaluate, n + 1) and self._evaluate():
-                return "stopped"
+            if _is_due(self.every.evaluate, n + 1):
+                self._evaluate()
             if _is_due(self.every.save, n + 1) and self._saved != n + 1:
                 self._save()
             if (self.engine.ranks == 1 or is_logged) and self.engine.agree(interrupts.requested):
                 return "interrupted"
+        return "stopped"
 
     # -- numbers -------------------------------------------------------------------------------------------------------
 
@@ -222,16 +225,15 @@ class Loop:
 
     # -- evaluation ----------------------------------------------------------------------------------------------------
 
-    def _evaluate(self) -> bool:
-        """Evaluate; returns whether it is time to stop."""
-        if self.every.evaluate is None or (
-            self.best is not None and self.numbers.get("eval/at") == self.counters.attempts
-        ):
-            return False
+    def _evaluate(self) -> None:
+        """Evaluate, and find out whether it is time to stop; not twice after the same batch."""
+        if self.every.evaluate is None or self._evaluated == self.counters.attempts:
+            return
+        self._evaluated = self.counters.attempts
         self._flush()
         step = self.counters.attempts
         numbers = self.engine.evaluate()
-        self.numbers |= {**numbers, "eval/at": step}
+        self.numbers |= numbers
         self.sinks.write(Record(step, dict(numbers)))
         name, rule = self.stopping.metric, self.stopping.rule
         if name not in numbers:
@@ -242,13 +244,11 @@ class Loop:
             self.best = numbers[name], step
             if self.stopping.restore_best and self.checkpoints is None:
                 self._best_arrays = self.engine.save()
-        stops = False
         if rule is not None:
             self._state, value = rule(self._state, numbers[name])
-            stops = bool(value)
-        if is_better or stops:
+            self._has_stopped = bool(value)
+        if is_better or self._has_stopped:
             self._save(numbers[name])
-        return stops
 
     def _is_better(self, metric: float) -> bool:
         if math.isnan(metric):
@@ -302,6 +302,8 @@ class Loop:
             "counters": self.counters.saved(),
             "monitor": self.monitor.state(),
             "stopping": None if self._state is None else [float(x) for x in self._state],
+            "stopped": repr(self.stopping.rule) if self._has_stopped else None,
+            "evaluated": self._evaluated,
             "best": self.best,
             "skipped": self._seen_skips,
         }
@@ -328,8 +330,10 @@ class Loop:
         self.monitor.load(saved.numbers["monitor"])
         if self.stopping.rule is not None and saved.numbers["stopping"] is not None:
             self._state = self.stopping.rule.state(*saved.numbers["stopping"])
+        self._has_stopped = saved.numbers["stopped"] == repr(self.stopping.rule)  # with other numbers it goes on
+        self._evaluated = saved.numbers["evaluated"]
         self.best = None if saved.numbers["best"] is None else tuple(saved.numbers["best"])
-        self._seen_skips = saved.numbers["skipped"]
+        self._seen_skips, self._saved = saved.numbers["skipped"], saved.step
 
 
 def _is_due(every: int | None, n: int) -> bool:
