@@ -21,7 +21,7 @@ import pytest
 import trainfn as tf
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/guide.md", "docs/language.md")
+PAGES = ("README.md", "docs/guide.md", "docs/training.md", "docs/language.md")
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<printed>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 
 

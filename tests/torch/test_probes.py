@@ -41,7 +41,8 @@ class Watched:
 
 def test_learning_rates_that_grow() -> None:
     watched = Watched()
-    found = probes.lr_range_test(watched.model, loss_fn, batch, tf.sgd(lr=tf.warmup(1e-3, 5), momentum=0.9))
+    rule = tf.sgd(lr=tf.warmup(1e-3, 5), momentum=0.9)
+    found = probes.lr_range_test(watched.model, loss_fn, batch, rule, high=1e5)
     watched.check()
     assert found.lrs[0] == 1e-7
     assert len(found.lrs) < 100  # it ended where the loss rose
