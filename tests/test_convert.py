@@ -1311,3 +1311,53 @@ def run_of_two() -> Any:
     import optax
 
     return optax.MultiSteps(optax.adam(0.1), 2).gradient_transformation()
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [("prodigy", tf.prodigy()), ("momo", tf.momo()), ("dadapt_adamw", tf.dadapt_adamw())]
+)
+def test_optax_in_bfloat16(name: str, rule: tf.Rule) -> None:
+    """Numbers of the model have the parameters' dtype in optax, which numpy does not know."""
+    import jax
+    import jax.numpy as jnp
+    from optax import contrib
+
+    import trainfn_jax.convert
+
+    optimizer = getattr(contrib, name)()
+    params = {"w": jnp.ones((3, 2), jnp.bfloat16)}
+    state = optimizer.init(params)
+    _, state = optimizer.update({"w": jnp.full((3, 2), 0.25, jnp.bfloat16)}, state, params, value=jnp.bfloat16(1.0))
+    again = trainfn_jax.convert.filled(
+        optimizer.init(params), trainfn_jax.convert.snapshot(state, rule, params), params
+    )
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert x.dtype == y.dtype
+        assert np.array_equal(x, y)
+    with pytest.raises(ValueError, match=r"nothing of sgd|has nothing of what sgd keeps|is a state of another rule"):
+        trainfn_jax.convert.snapshot(state, tf.sgd(), params)
+
+
+def test_wrappers_in_optax_words_are_refused() -> None:
+    import jax.numpy as jnp
+
+    import trainfn_jax.convert
+
+    params = {"w": jnp.ones(2)}
+    made = trainfn_jax.contrib.schedule_free(trainfn_jax.sgd(0.1), 0.1)
+    with pytest.raises(ValueError, match=r"ScheduleFreeState of trainfn_jax is not converted: make .* of the rule"):
+        trainfn_jax.convert.snapshot(made.init(params), tf.schedule_free(tf.sgd()), params)
+
+
+def test_what_is_no_state_dict() -> None:
+    import torch
+
+    import trainfn_torch.convert
+
+    with pytest.raises(ValueError, match="it is no state_dict of an optimizer"):
+        trainfn_torch.convert.snapshot({}, rule=tf.adam())
+    p = torch.nn.Parameter(torch.ones(2))
+    saved = torch.optim.Adam([("w", p)]).state_dict()
+    saved["state"][99] = {"step": torch.tensor(1.0)}
+    with pytest.raises(ValueError, match="state of what is in none of its groups: 99"):
+        trainfn_torch.convert.snapshot(saved, [("w", p)], rule=tf.adam())

@@ -56,9 +56,24 @@ def test_orders_are_uniform() -> None:
         (lambda: Batches(4, True), "batch_size = True"),
         (lambda: Batches(4, 5, drop_last=True), "no batch of 5 can be made of 4 samples"),
         (lambda: Batches(4, 2, seed=-1), "seed = -1"),
+        (lambda: Batches(4, 2, seed=1.0), "seed = 1.0 must be a whole number"),  # type: ignore[arg-type]
         (lambda: Batches(4, 2)[-1], "there is no batch -1"),
     ],
 )
 def test_bad_input(make: Any, message: str) -> None:
     with pytest.raises((ValueError, IndexError), match=message):
         make()
+
+
+def test_numbers_of_numpy() -> None:
+    batches = Batches(np.int64(10), np.int32(3), seed=np.uint8(4))  # type: ignore[arg-type]
+    assert batches.per_epoch == 4
+    assert np.array_equal(batches[np.uint8(5)], Batches(10, 3, seed=4)[5])  # type: ignore[call-overload]
+
+
+def test_a_batch_is_the_callers() -> None:
+    batches = Batches(10, 3, shuffle=False), Batches(10, 3)
+    for own in batches:
+        before = own[0].copy()
+        own[0][:] = 0
+        assert np.array_equal(own[0], before)

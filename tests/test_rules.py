@@ -35,6 +35,11 @@ from trainfn.verbs import apply_if, full_like, global_norm, global_sum, leaf_sum
         (lambda: tf.adamw(lr=np.array(-1.0)), "adamw: lr = -1.0 must be at least 0"),
         (lambda: tf.adamw(lr=10**400), "adamw: lr is a whole number beyond what a float can hold"),
         (lambda: tf.adamw(lr=np.ones(2)), r"lr has shape \(2,\): a hyperparameter is one number"),
+        (lambda: tf.adamw(lr=np.bool_(True)), "lr = np.True_ is no hyperparameter"),
+        (lambda: tf.adamw(lr=np.complex64(1)), "is no hyperparameter"),
+        (lambda: tf.adamw(lr=tf.adam), "lr = <rule adam.* is no hyperparameter"),
+        (lambda: tf.adamw(lr=tf.adam()), "is no hyperparameter"),
+        (lambda: tf.adamw(lr=tf.loss_scale), "is no hyperparameter"),
         (
             lambda: tf.adamw(lr=tf.warmup_cosine),
             r"adamw: lr = warmup_cosine .* call it, as in warmup_cosine\(peak, warmup",

@@ -7,6 +7,7 @@ their own scalars (a traced learning rate).  The names are the field's, so what 
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import numbers
 from collections.abc import Iterable, Mapping
@@ -188,7 +189,8 @@ def is_number(value: Any) -> bool:
 
 def check(owner: str, name: str, value: Any) -> Any:
     """The value if it may stand for the hyperparameter; numbers become floats."""
-    if isinstance(value, str | bytes | bool | list | dict | set) or value is None:
+    is_plain = isinstance(value, str | bytes | bool | list | dict | set) or value is None
+    if is_plain or (isinstance(value, np.generic) and not is_number(value)) or _is_of_other_sort(value):
         raise TypeError(
             f"{owner}: {name} = {value!r} is no hyperparameter. Give a number, a schedule, or a function of the leaf "
             "(leaf.name, leaf.shape) that returns one of these."
@@ -212,6 +214,12 @@ def check(owner: str, name: str, value: Any) -> Any:
             raise TypeError(f"{owner}: {name} = {value!r} is neither a number, a schedule nor a function of the leaf.")
         return value
     return _in_domain(owner, name, value)
+
+
+def _is_of_other_sort(value: Any) -> bool:
+    """Whether a value is a rule, or makes rules or machines: they can be called, but not with a leaf."""
+    makes_machines = inspect.signature(value).return_annotation is Machine if inspect.isfunction(value) else False
+    return makes_machines or type(value).__name__ in ("Definition", "Rule")
 
 
 def _in_domain(owner: str, name: str, value: Any) -> float:

@@ -48,7 +48,8 @@ def loss_scale(
     is_finite: whether the gradients of this update were, and it was applied: True or False, 1 or 0.
 
     After gradients that are not finite it is multiplied by `backoff`, but not below `floor`; after `interval` updates
-    in a row that are, by `growth`, if that is a number of float32.  `init()._replace(scale=...)` begins with another.
+    in a row that are, by `growth`, as long as it stays below 2^128.  `init()._replace(scale=...)` begins with another.
+    The factor is the state's `scale`, which is a number of float32.
 
     As torch's GradScaler, which has no floor and may so come to 0.
     """
@@ -64,8 +65,8 @@ def adjusted(
     """The next scale and count of finite updates, in any library's numbers or traced."""
     good = where(is_finite, good + 1, 0)
     larger, smaller = scale * growth, maximum(scale * backoff, floor)
-    grows = (good >= interval) & (larger <= _LARGEST)
+    grows = (good >= interval) & (larger < _LIMIT)
     return where(is_finite, where(grows, larger, scale), smaller), where(good >= interval, 0, good)
 
 
-_LARGEST = 2.0**127  # a power of two of float32; the next is none
+_LIMIT = 2.0**128 - 2.0**103  # what is below is a number of float32 when it is rounded

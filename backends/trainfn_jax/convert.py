@@ -112,7 +112,7 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
 def _read(places: Places, f: Field, leaf: Leaf, x: Any) -> Numbers:
     values = _numbers(x)
     if not f.is_array:
-        return values if places.is_own else stored(f, float(values))
+        return values if places.is_own else stored(f, float(x))
     word = places.words[f]
     if word.is_reduced:
         values = _reshaped(values, places.rule.state_shapes(leaf).get(f.name, leaf.shape))
@@ -148,8 +148,8 @@ def _read_of_model(places: Places, f: Field, updates: int | None) -> Numbers:
         if updates is None:
             raise ValueError(f"the state has no count of updates, which {places.rule.name} keeps as {f.name}.")
         return stored(f, updates)
-    x = _numbers(places.of_model(f)[1])
-    return x if places.is_own else stored(f, float(x if word.index is None else x[word.index]))
+    x = places.of_model(f)[1]
+    return _numbers(x) if places.is_own else stored(f, float(x if word.index is None else x[word.index]))
 
 
 def _write_of_model(places: Places, f: Field, snapshot: Snapshot, changes: Changes) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import trainfn
@@ -60,6 +61,7 @@ class Places:
         if len(self._names) < len(self.leaves):
             raise ValueError("two leaves of the parameters have one name: state is converted by name.")
         self.nodes = list(self._walk(state))
+        _check_wrappers(self.nodes)
         own = [i for i, node in enumerate(self.nodes) if _is_own(node, rule)]
         self.is_own = bool(own)
         _check_keepers(rule, [self.nodes[i] for i in own])
@@ -139,7 +141,7 @@ class Places:
         word = self.words[f]
         same = [g for g in self.words if g.is_of_model and self.words[g] == word]
         values = [(i, single(getattr(self.nodes[i], word.attribute, None))) for i in self._searched]
-        places = [(i, x) for i, x in values if x is not None and np.issubdtype(x.dtype, np.inexact)]
+        places = [(i, x) for i, x in values if x is not None and jnp.issubdtype(x.dtype, np.inexact)]
         _check_number("the model", self.rule, word.attribute, len(same), len(places))
         return places[same.index(f)]
 
@@ -160,7 +162,7 @@ class Places:
                 values = self.by_leaf(getattr(node, attribute)) or {}
                 for name in sorted(values.keys() & names - change.get(attribute, {}).keys()):
                     is_lacking = attribute in of_leaves and values[name].shape in PLACEHOLDERS
-                    if np.issubdtype(values[name].dtype, np.inexact) and not is_lacking:
+                    if jnp.issubdtype(values[name].dtype, np.inexact) and not is_lacking:
                         raise ValueError(
                             f"leaf {name!r}: the state also has {attribute}, which is nothing of {self.rule.name}: "
                             f"{type(node).__name__} is a state of another rule, or of other options."
@@ -221,6 +223,17 @@ def _is_own(node: Any, rule: Rule) -> bool:
     """Whether a named tuple is ours, perhaps of the rule with others around it, which keep nothing."""
     own = state_class(rule)
     return bool(type(node).__module__ == own.__module__ and node._fields == own._fields)
+
+
+def _check_wrappers(nodes: Sequence[Any]) -> None:
+    """Wrappers in optax's words have states of optax's form with other numbers in them, which no rule has."""
+    for node in nodes:
+        name = type(node).__name__
+        if type(node).__module__ == "trainfn_jax.wrappers" and name != "MultiStepsState":
+            raise ValueError(
+                f"{name} of trainfn_jax is not converted: make the transformation of the rule, as in "
+                "transform(schedule_free(sgd())), whose state is."
+            )
 
 
 def _check_keepers(rule: Rule, nodes: Sequence[Any]) -> None:

@@ -58,6 +58,8 @@ def snapshot(
     (`Snapshot.at`).  Nothing is shared with the optimizer.
     """
     if isinstance(source, Mapping):
+        if not source.keys() >= {"state", "param_groups"} or not source["param_groups"]:
+            raise ValueError("it is no state_dict of an optimizer: it lacks state or param_groups, or has no group.")
         if rule is None:
             raise TypeError("a state_dict does not say which rule saved it: give rule=, such as rule=adamw().")
         saved, entries, rules = source, _entries_of_saved(source, names), []
@@ -66,6 +68,11 @@ def snapshot(
         rule = rule or rules[0]
         saved, entries = source.state_dict(), _entries(source, names)
     words = Names(rule)
+    strange = saved["state"].keys() - {entry.key for entry in entries}
+    if strange:
+        raise ValueError(
+            f"the state_dict has state of what is in none of its groups: {listed(sorted(strange, key=str))}."
+        )
     leaves = {entry.name: _leaf(rule, words, entry, saved["state"].get(entry.key, {})) for entry in entries}
     first = saved["param_groups"][0]
     updates = _count(first[states.UPDATES], "the model") if states.UPDATES in first else _most(leaves)

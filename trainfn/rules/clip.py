@@ -61,7 +61,7 @@ def clip_by_unit_norm(g: Any, p: Any, *, max_ratio: Any = 1e-2, eps: Any = 1e-3,
 
     The norms are of units: all that leads to one output, which axis `out_axis` counts, 0 in torch and -1 in JAX.  A
     vector is one unit.  It is optax's adaptive_grad_clip, but for leaves of three axes, of which optax takes the last
-    two for outputs.
+    two for outputs, and matrices of one row or column, which optax takes for vectors.
     """
     if g.ndim < 2:
         return _clipped(g, leaf_norm(g), max_ratio * maximum(leaf_norm(p), eps))

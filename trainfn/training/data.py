@@ -6,6 +6,8 @@ hold no state, and both frameworks read the same samples in the same order.
 
 from __future__ import annotations
 
+import numbers
+import operator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -38,19 +40,21 @@ class Batches:
             raise ValueError("Batches: there are no samples.")
         for name in ("size", "batch_size"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"Batches: {name} = {value!r} must be a whole number, at least 1.")
         if self.drop_last and self.batch_size > self.size:
             raise ValueError(
                 f"Batches: no batch of {self.batch_size} can be made of {self.size} samples, and drop_last leaves the "
                 "rest out: take smaller batches, or drop_last=False."
             )
-        key(self.seed)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
+            raise ValueError(f"Batches: seed = {self.seed!r} must be a whole number.")
+        key(int(self.seed))
 
     @property
     def per_epoch(self) -> int:
         """Batches in one epoch."""
-        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
+        return int(self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size))
 
     def epoch(self, n: int) -> int:
         """The epoch that batch n is in, counted from 0."""
@@ -59,8 +63,8 @@ class Batches:
     def __getitem__(self, n: int) -> Indices:
         if n < 0:
             raise IndexError(f"batches are counted from 0 and do not end: there is no batch {n}.")
-        epoch, position = divmod(n, self.per_epoch)
-        order = _order(self.size, self.seed, epoch) if self.shuffle else np.arange(self.size)
+        epoch, position = divmod(operator.index(n), self.per_epoch)
+        order = _order(int(self.size), int(self.seed), int(epoch)) if self.shuffle else np.arange(self.size)
         return order[position * self.batch_size : (position + 1) * self.batch_size].copy()
 
 
