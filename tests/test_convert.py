@@ -1361,3 +1361,19 @@ def test_what_is_no_state_dict() -> None:
     saved["state"][99] = {"step": torch.tensor(1.0)}
     with pytest.raises(ValueError, match="state of what is in none of its groups: 99"):
         trainfn_torch.convert.snapshot(saved, [("w", p)], rule=tf.adam())
+
+
+def test_optax_rprop_is_refused() -> None:
+    """Its state is the step to be taken next, so a run could not go on as if nothing had happened."""
+    import jax.numpy as jnp
+    import optax
+
+    import trainfn_jax.convert
+
+    params = {"w": jnp.ones(2)}
+    state = optax.rprop(0.1).init(params)
+    with pytest.raises(ValueError, match="states of rprop do not cross to or from optax: optax keeps the step"):
+        trainfn_jax.convert.snapshot(state, tf.rprop(), params)
+    known = trainfn_jax.convert.snapshot(trainfn_jax.rprop(0.1).init(params), tf.rprop(), params)
+    with pytest.raises(ValueError, match="states of rprop do not cross"):
+        trainfn_jax.convert.filled(state, known, params)

@@ -91,3 +91,22 @@ def test_an_update_that_was_skipped_begins_the_interval_anew() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tf.loss_scale(**options)
+
+
+def test_at_the_largest_scale_it_counts_on_as_torch_does() -> None:
+    machine = tf.loss_scale(interval=2, growth=1.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.2e38, growth_interval=2, growth_factor=1.5)
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([p], lr=0.0)
+    state = Scale(scale=np.float32(1.2e38), good=0.0)
+    seen = []
+    for _ in range(9):
+        scaler.scale(p.sum() * 0).backward()
+        assert p.grad is not None
+        p.grad.fill_(1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        state, _ = machine(state, True)
+        assert (state.scale, state.good) == (scaler.get_scale(), scaler._get_growth_tracker())
+        seen.append(float(state.scale))
+    assert len(set(seen)) == 3  # it grew twice, and could not a third time

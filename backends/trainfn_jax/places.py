@@ -24,7 +24,7 @@ from trainfn.trace import Leaf
 from trainfn.tracing import Structure, walk_structures
 from trainfn_jax import trees
 from trainfn_jax.state import field_name, keepers, state_class
-from trainfn_jax.vocabulary import ADDED, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDERS, REDUCED, STATE
+from trainfn_jax.vocabulary import ADDED, APART, COUNTERS, COUNTS, ELSEWHERE, PLACEHOLDERS, REDUCED, STATE
 
 _OTHER = "it is a state of another rule, or of other options."
 
@@ -255,6 +255,8 @@ def _optax_words(rule: Rule) -> dict[Field, Word]:
     fields, words = {f.name: f for f in rule.fields}, {}
     for structure in walk_structures(rule.structure):
         known = structure.definition.known_as
+        if known in APART:
+            raise ValueError(f"states of {known} do not cross to or from optax: {APART[known]}.")
         for own, name in structure.state:
             if own != COUNTERS.get(known):
                 place = ELSEWHERE.get(known, {}).get(own) or STATE.get(known, {}).get(own, own)

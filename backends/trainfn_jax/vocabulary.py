@@ -161,6 +161,11 @@ REDUCED: Mapping[str, Collection[str]] = {
     "sm3": [f"mu{k}" for k in range(5)],
 }
 
+# Rules whose states in optax are of another sort than ours, and why.
+APART: Mapping[str, str] = {
+    "rprop": "optax keeps the step that it takes with the next gradient, which is taken here at once",
+}
+
 # The shapes of what optax keeps where a leaf lacks a field that others have.
 PLACEHOLDERS = ((1,), (0, 0))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,11 @@ import trainfn as tf
 import trainfn_torch
 from tests.bits import assert_same_bits
 from trainfn.training.checkpoints import Checkpoints
-from trainfn.training.loop import Every
+from trainfn.training.loop import Every, Stopping
+from trainfn.training.metrics import Record, Sink
 from trainfn.training.recipe import Recipe
 from trainfn.training.sinks.jsonl import read
+from trainfn.training.stopping import early_stopping
 from trainfn_torch.training import Step, fit
 
 RULE = tf.chain(tf.clip_by_global_norm(1.0), tf.ema(tf.adamw(lr=tf.warmup(peak=1e-2, steps=5)), decay=0.9))
@@ -288,3 +293,214 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path: Path) -> None
     for directory in tmp_path.glob("run*"):
         assert_same_bits(last(directory), last(tmp_path / "straight"))
         assert not list((directory / "checkpoints").glob(".*.partial"))
+
+
+# -- how a run ends ----------------------------------------------------------------------------------------------------
+
+
+def small(updates: int, **changes: Any) -> Recipe:
+    return replace(RECIPE, updates=updates, **changes)
+
+
+def test_the_updates_of_a_recipe_are_those_that_were_applied(tmp_path: Path) -> None:
+    """Skipped ones are made up for, and told of."""
+    result = fit(model(), loss_fn, data(bad=37), small(7), directory=tmp_path, every=Every(log=2))
+    known = read(tmp_path / "metrics.jsonl")
+    assert result.updates == 7
+    assert result.counters.attempts > 7
+    skips = [r.event for r in known.records if "skipped" in r.event]
+    assert skips[0].startswith("1 updates were skipped since the last log, 1 in all")
+    assert known.run["updates"] == 7
+
+
+def test_more_updates_go_on_and_what_computes_something_else_is_refused(tmp_path: Path) -> None:
+    straight, directory = tmp_path / "straight", tmp_path / "run"
+    fit(model(), loss_fn, data(), small(9), directory=straight)
+    fit(model(), loss_fn, data(), small(4), directory=directory)
+    with pytest.raises(ValueError, match=r"a run of another recipe: batch_size was 12 and is 10; seed was 3 and is 4"):
+        fit(model(), loss_fn, data(), small(9, batch_size=10, seed=4), directory=directory)
+    with pytest.raises(ValueError, match=r"rule was .*clip_by_global_norm.* and is sgd"):
+        fit(model(), loss_fn, data(), small(9, rule=tf.sgd()), directory=directory)
+    fit(model(), loss_fn, data(), small(9), directory=directory)
+    assert_same_bits(last(directory), last(straight))
+    wide = torch.nn.Linear(8, 3)
+    with pytest.raises(ValueError, match=r"the checkpoint is of another model"):
+        fit(wide, loss_fn, data(), small(12), directory=directory)
+
+
+@pytest.mark.parametrize("has_directory", [True, False], ids=["on disk", "in memory"])
+def test_stopping_early_with_the_best_parameters(tmp_path: Path, has_directory: bool) -> None:
+    """The evaluation's loss falls, and rises when the learning rate does."""
+    rule = tf.sgd(lr=tf.piecewise_constant([1e-1, 30.0], boundaries=[8]))
+    evaluated: list[tuple[float, dict[str, Any]]] = []
+    net = model()
+
+    def noting(model: Any, part: Any) -> Any:
+        loss, weight = loss_fn(model, part)
+        if not model.training and len(part[1]) == 12:
+            state = {k: x.detach().numpy().copy() for k, x in net.state_dict().items()}
+            evaluated.append((float(loss.detach()) / weight, state))
+        return loss, weight
+
+    x, y = data()
+    result = fit(
+        net,
+        noting,
+        (x, y),
+        Recipe(rule, 100, batch_size=12),
+        evaluation=(x[:12], y[:12]),
+        directory=tmp_path if has_directory else None,
+        every=Every(evaluate=2),
+        stopping=Stopping(rule=early_stopping(patience=3), restore_best=True),
+    )
+    assert result.reason == "stopped"
+    assert 8 <= result.updates < 30
+    assert result.counters.attempts < 30
+    best, state = min(evaluated, key=lambda entry: entry[0])
+    assert result.best is not None
+    assert result.best[0] == pytest.approx(best)
+    assert_same_bits({k: x.numpy() for k, x in net.state_dict().items()}, state)
+
+
+def test_a_metric_that_never_appears() -> None:
+    stopping = Stopping(metric="eval/accuracy", rule=early_stopping())
+    with pytest.raises(KeyError, match=r"stopping looks at 'eval/accuracy', and the evaluation gave eval/loss"):
+        fit(model(), loss_fn, data(), small(4), evaluation=data(), every=Every(evaluate=1), stopping=stopping)
+    with pytest.raises(ValueError, match=r"stopping looks at the evaluation, and there is none"):
+        fit(model(), loss_fn, data(), small(4), stopping=stopping)
+
+
+def test_a_first_loss_that_is_not_finite(tmp_path: Path) -> None:
+    net = model()
+    before = {k: x.clone() for k, x in net.state_dict().items()}
+    x, y = data()
+    with pytest.raises(FloatingPointError, match=r"the loss of the first batch is nan: look at the data"):
+        fit(net, loss_fn, (x * np.inf, y), small(4), directory=tmp_path)
+    assert_same_bits(net.state_dict(), before)
+
+
+def test_updates_that_are_all_skipped(tmp_path: Path) -> None:
+    """The state before them is kept."""
+    x, y = data()
+
+    def breaking(net: Any, part: Any) -> Any:
+        loss, weight = loss_fn(net, part)
+        return (loss if next(seen) < 3 else loss * torch.tensor(float("nan")) + 0), weight
+
+    seen = iter(range(10**6))
+    with pytest.raises(FloatingPointError, match=r"the updates of the last \d+ batches were skipped, .* is kept"):
+        fit(
+            model(),
+            breaking,
+            (x, y),
+            small(40, micro_batch_size=None),
+            directory=tmp_path,
+            every=Every(log=3),
+            stopping=Stopping(skips=5),
+        )
+    assert 6 <= last(tmp_path)["optimizer/skipped"] <= 9  # numbers are read when the next are asked for
+
+
+def test_a_run_that_is_asked_to_end(tmp_path: Path) -> None:
+    """SIGTERM: it ends after the batch at hand, saved, and goes on to the same bits."""
+    straight, directory = tmp_path / "straight", tmp_path / "run"
+    fit(model(), loss_fn, data(), small(9), directory=straight)
+
+    def asking(net: Any, part: Any) -> Any:
+        if next(seen) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss_fn(net, part)
+
+    seen = iter(range(10**6))
+    result = fit(model(), asking, data(), small(9), directory=directory)
+    assert result.reason == "interrupted"
+    assert 0 < result.updates < 9
+    assert fit(model(), loss_fn, data(), small(9), directory=directory).reason == "updates"
+    assert_same_bits(last(directory), last(straight))
+
+
+def test_a_sink_that_fails_stops_nothing(tmp_path: Path) -> None:
+    class Full(Sink):
+        def write(self, record: Record) -> None:
+            raise OSError("no space left on device")
+
+    with pytest.warns(UserWarning, match=r"Full failed and takes no more records .* no space left"):
+        result = fit(model(), loss_fn, data(), small(5), directory=tmp_path, sinks=[Full()], every=Every(log=1))
+    assert result.updates == 5
+    assert read(tmp_path / "metrics.jsonl").series("train/loss")[0] == [1, 2, 3, 4, 5]
+
+
+# -- where batches come from -------------------------------------------------------------------------------------------
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    """Samples one by one."""
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, i: int) -> Any:
+        x, y = data()
+        return torch.tensor(x[i]), int(y[i])
+
+
+def test_data_of_all_sorts_are_the_same(tmp_path: Path) -> None:
+    x, y = data()
+    sorts: dict[str, Any] = {
+        "arrays": (x, y),
+        "tensors": (torch.tensor(x), torch.tensor(y)),
+        "list": [x, y],
+        "dataset": Pairs(),
+    }
+    ends = []
+    for name, given_ in sorts.items():
+        fit(model(), loss_fn, given_, small(4), directory=tmp_path / name)
+        ends.append(last(tmp_path / name))
+    named = {"x": x, "y": y}
+    fit(model(), lambda net, part: loss_fn(net, (part["x"], part["y"])), named, small(4), directory=tmp_path / "dict")
+    for end in [*ends[1:], last(tmp_path / "dict")]:
+        assert_same_bits(end, ends[0])
+
+
+def test_a_loader_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Its order of an epoch is a function of the recipe's seed and the epoch."""
+
+    def loader() -> Any:
+        return torch.utils.data.DataLoader(Pairs(), batch_size=12, shuffle=True)
+
+    fit(model(), loss_fn, loader(), small(9), directory=tmp_path / "straight")
+    for updates in (3, 4, 6, 9):
+        fit(model(), loss_fn, loader(), small(updates), directory=tmp_path / "run")
+    assert_same_bits(last(tmp_path / "run"), last(tmp_path / "straight"))
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ([], "there are no data"),
+        ((np.zeros((0, 8)), np.zeros(0)), "there are no samples"),
+        ((np.zeros((4, 8)), np.zeros(5)), r"unequal lengths, \[0\]: 4, \[1\]: 5"),
+        (iter(()), "the loader gave no batch in a whole epoch"),
+        (torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(0, 8))), "the loader gave no batch"),
+    ],
+)
+def test_no_data(given_: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(model(), loss_fn, given_, small(2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates": 0}, "updates = 0 must be a whole number, at least 1"),
+        ({"batch_size": True}, "batch_size = True must be"),
+        ({"micro_batch_size": 0}, "micro_batch_size = 0 must be"),
+        ({"precision": "fp16"}, "precision = 'fp16' must be one of float32, bfloat16, float16"),
+        ({"loss_scale": {"growth": 3.0}}, "loss_scale is for float16"),
+        ({"precision": "float16", "loss_scale": {"growth": 0.5}}, "growth = 0.5 must be above 1"),
+        ({"rule": tf.guard(tf.adam())}, "has guard or loss_scaled in it"),
+    ],
+)
+def test_recipes_without_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPE, **changes)

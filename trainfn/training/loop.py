@@ -114,6 +114,8 @@ class Loop:
         keep_last: int = 3,
         keep_best: int = 1,
     ) -> None:
+        if stopping.rule is not None and every.evaluate is None:
+            raise ValueError("stopping looks at the evaluation, and there is none: say Every(evaluate=...) how often.")
         self.engine, self.source, self.recipe = engine, source, recipe
         self.every, self.stopping = every, stopping
         self.directory, self._given, self._keep = directory, sinks, (keep_last, keep_best)
