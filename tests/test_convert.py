@@ -1377,3 +1377,21 @@ def test_optax_rprop_is_refused() -> None:
     known = trainfn_jax.convert.snapshot(trainfn_jax.rprop(0.1).init(params), tf.rprop(), params)
     with pytest.raises(ValueError, match="states of rprop do not cross"):
         trainfn_jax.convert.filled(state, known, params)
+
+
+def test_links_of_ours_in_a_chain_of_optax_form() -> None:
+    """A chain that is not one rule has a state for each link, with pairs where optax has numbers."""
+    import jax
+    import jax.numpy as jnp
+
+    import trainfn_jax.convert
+
+    params = {"w": jnp.ones(2)}
+    made = trainfn_jax.chain(trainfn_jax.adam(0.1), trainfn_jax.contrib.reduce_on_plateau())
+    state = made.init(params)
+    for n in range(3):
+        _, state = made.update(params, state, params, value=3.3 - 0.1 * n)
+    known = trainfn_jax.convert.snapshot(state, tf.chain(tf.adam(), tf.scale_on_plateau()), params)
+    again = trainfn_jax.convert.filled(made.init(params), known, params)
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert np.array_equal(x, y)

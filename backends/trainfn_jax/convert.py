@@ -112,7 +112,7 @@ def filled(state: Any, snapshot: Snapshot, params: Any) -> Any:
 def _read(places: Places, f: Field, leaf: Leaf, x: Any) -> Numbers:
     values = _numbers(x)
     if not f.is_array:
-        return values if places.is_own else stored(f, float(x))
+        return values if places.is_own else stored(f, _single(x))
     word = places.words[f]
     if word.is_reduced:
         values = _reshaped(values, places.rule.state_shapes(leaf).get(f.name, leaf.shape))
@@ -149,7 +149,7 @@ def _read_of_model(places: Places, f: Field, updates: int | None) -> Numbers:
             raise ValueError(f"the state has no count of updates, which {places.rule.name} keeps as {f.name}.")
         return stored(f, updates)
     x = places.of_model(f)[1]
-    return _numbers(x) if places.is_own else stored(f, float(x if word.index is None else x[word.index]))
+    return _numbers(x) if places.is_own else stored(f, _single(x if word.index is None else x[word.index]))
 
 
 def _write_of_model(places: Places, f: Field, snapshot: Snapshot, changes: Changes) -> None:
@@ -171,9 +171,14 @@ def _with(values: Numbers, index: int, x: float) -> Numbers:
     return np.where(np.arange(len(values)) == index, values.dtype.type(x), values)
 
 
+def _single(x: Any) -> float:
+    """optax's one number; where links of ours stand in a chain of optax's form, also the sum of a pair."""
+    return float(np.sum(np.asarray(x, np.float64)))
+
+
 def _as_in(places: Places, x: Numbers, like: Any) -> Numbers:
     """What is no array, as a state of ours has it or as optax's one number."""
-    return x if places.is_own else np.asarray(number(x), like.dtype)
+    return x if places.is_own or (x.ndim and x.shape == like.shape) else np.asarray(number(x), like.dtype)
 
 
 # -- counts ------------------------------------------------------------------------------------------------------------

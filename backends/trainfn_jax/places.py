@@ -174,7 +174,8 @@ class Places:
         """For each named tuple that counts updates its counts, by attribute."""
         counts: dict[int, dict[str, Any]] = {}
         for i, node in enumerate(self.nodes):
-            if "plateau_count" not in node._fields:  # beside which stands another sort of count
+            is_own = type(node).__module__ == state_class.__module__
+            if is_own or "plateau_count" not in node._fields:  # beside which optax has another sort of count
                 values = {k: single(getattr(node, k)) for k in node._fields if k in COUNTS}
                 found = {k: x for k, x in values.items() if _is_count(x)}
                 counts |= {i: found} if found else {}
