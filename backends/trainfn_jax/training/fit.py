@@ -29,6 +29,7 @@ def fit(
     sinks: Sequence[Sink] = (),
     every: Every = Every(),  # noqa: B008
     stopping: Stopping = Stopping(),  # noqa: B008
+    sharding: Any = None,
 ) -> Result:
     """Train a model in place, as `trainfn_torch.training.fit` does, with the same recipe.
 
@@ -40,10 +41,13 @@ def fit(
     data: samples: an array, or a tuple, list or dict of arrays of one length; or an iterable of batches of arrays, of
         which each is one update's.  The order of samples is a function of the recipe's seed.
     evaluation, directory, sinks, every, stopping: as there.
+    sharding: how parts of batches lie over devices, such as NamedSharding(mesh, PartitionSpec("data")): their samples,
+        in parts and in the evaluation, must be a multiple of that axis.  Parameters stay where they are given.
     """
 
     def send(part: Any) -> Any:
-        return jax.tree.map(np.asarray, part)
+        here = jax.tree.map(np.asarray, part)
+        return here if sharding is None else jax.device_put(here, sharding)
 
     source: Source
     if is_indexed(data):
