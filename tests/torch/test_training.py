@@ -504,3 +504,26 @@ def test_no_data(given_: Any, message: str) -> None:
 def test_recipes_without_sense(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(RECIPE, **changes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_loop_on_a_gpu_waits_for_nothing(precision: str) -> None:
+    """Forward, backward, update, batch statistics that are held, running sums, and numbers that begin to be fetched."""
+    net = model().cuda()
+    rule = (tf.loss_scaled if precision == "float16" else tf.guard)(RULE)
+    optimizer = trainfn_torch.Optimizer(net.named_parameters(), rule)
+    step = Step(net, optimizer, loss_fn, precision=precision, terms=40)
+    x, y = (torch.tensor(part, device="cuda") for part in data())
+    for _ in range(3):
+        step([(x, y)])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            step([(x[:20], y[:20]), (x[20:], y[20:])])
+        reading = step.reading(with_norms=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    numbers, norms = reading()
+    assert numbers["train/updates"] + numbers["train/skipped"] == 7
+    assert len(norms) == 6
