@@ -1034,6 +1034,8 @@ def test_a_leaf_that_was_never_updated() -> None:
     assert known.leaves["0.bias"].values == {}
     for target in (Torch(params, _ours_in_torch(RECIPE)), Torch(params, _torch_adamw)):
         assert target.load(known).params["0.bias"] not in target.optimizer.state
+    ours = _train(Torch(params, _ours_in_torch(RECIPE)), range(1), np.float32).load(known)
+    assert ours.params["0.bias"] not in ours.optimizer.state  # what it had there is gone
     looked_at = Torch(params, _torch_adamw)
     assert not looked_at.optimizer.state[looked_at.params["0.bias"]]  # looking there made an entry
     assert not looked_at.load(known).optimizer.state[looked_at.params["0.bias"]]
@@ -1395,3 +1397,38 @@ def test_links_of_ours_in_a_chain_of_optax_form() -> None:
     again = trainfn_jax.convert.filled(made.init(params), known, params)
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
         assert np.array_equal(x, y)
+
+
+def test_a_leaf_that_was_never_updated_where_nothing_counts() -> None:
+    """torch's SGD keeps no count: that it has a momentum says that it was."""
+    import torch
+
+    params = _params(np.float32)
+
+    def sgd(params: Any) -> Any:
+        return torch.optim.SGD(params, 0.1, momentum=0.9)
+
+    run = Torch(params, sgd)
+    run.step({k: g for k, g in _grads(0, np.float32).items() if k != "0.bias"})
+    known = run.snapshot()
+    assert known.leaves["0.bias"].values == {}
+    with pytest.raises(
+        ValueError, match=r"leaf '0\.bias' was never updated in the snapshot, and was by this optimizer"
+    ):
+        _train(Torch(params, sgd), range(1), np.float32).load(known)
+
+
+def test_counts_beside_a_plateau_come_along() -> None:
+    import jax.numpy as jnp
+
+    import trainfn_jax.convert
+
+    params = {"w": jnp.ones(2)}
+    rule = tf.chain(tf.adam(), tf.scale_on_plateau())
+    made = trainfn_jax.transform(rule)
+    state = made.init(params)
+    for _ in range(3):
+        _, state = made.update(params, state, params, value=1.0)
+    known = trainfn_jax.convert.snapshot(state, rule, params)
+    assert known.updates == 3
+    assert trainfn_jax.convert.filled(made.init(params), known, params).count == 3
