@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
-_FEW = 8  # below so many observations nothing is usual yet
+_FEW = 20  # below so many losses nothing is usual yet
+_AGAIN = 8  # norms in a row that are faint
+_LONGEST = 8  # windows that a plateau is looked for in
 _LAGS = 6  # an oscillation comes back within twice as many observations
 
 Found = Iterable[tuple[str, str]]
@@ -29,11 +31,13 @@ class Monitor:
 
     window: how many of the last observations are looked at.  Of each kind of warning there is at most one in a window.
 
-    - spike: a loss above the window's median by more than 8 median absolute deviations, a tenth of the median and a
+    - spike: a loss above the window's median by more than 10 median absolute deviations, a tenth of the median and a
       hundredth of the first loss; the ratio is what counts where all losses are positive.
     - oscillation: the window's losses, less their line, are 0.6 anticorrelated with those up to 6 observations before,
-      and their standard deviation is above a tenth of the median; independent noise in 50 losses never gets there.
-    - plateau: for two windows no window's mean was better than the best one by a thousandth.  Once, until it is.
+      and their standard deviation is above 0.15 of the median; independent noise in 50 losses hardly gets there.
+    - plateau: the mean of 1, 2, 4 or 8 windows is less than a 500th below that of as many before, even if it is wrong
+      by two standard errors, which are below a hundredth: of a loss that is mostly noise nothing is said.  Once,
+      until it is a hundredth better.
     - explosion: a layer's gradient norm is 100 times the median of its own last ones, and above its first.
     - vanishing: for 8 observations a layer's norm is below a millionth of the largest layer's; or all are below 1e-12
       while the loss is above a thousandth of the first.
@@ -51,7 +55,8 @@ class Monitor:
         self._norms: dict[str, deque[float]] = {}
         self._first: float | None = None
         self._first_norms: dict[str, float] = {}
-        self._best: tuple[float, int, int] | None = None  # the best window's mean, its step, and observations by then
+        self._blocks: deque[tuple[int, float, float]] = deque(maxlen=2 * _LONGEST)  # first step, mean, variance
+        self._plateau: float | None = None
         self._warned: dict[str, int] = {}
         self._seen = 0
 
@@ -61,7 +66,7 @@ class Monitor:
         layers = _by_layer(norms or {})
         found = [*self._not_finite(loss, norms or {}), *self._spike(loss), *self._explosion(layers)]
         self._remember(step, loss, layers)
-        found += [*self._oscillation(), *self._plateau(step), *self._vanishing(layers)]
+        found += [*self._oscillation(), *self._no_progress(), *self._vanishing(layers)]
         due = [kind for kind, _ in found if self._seen - self._warned.get(kind, -self.window) >= self.window]
         self._warned |= dict.fromkeys(due, self._seen)
         return [text for kind, text in found if kind in due]
@@ -83,7 +88,8 @@ class Monitor:
             "norms": {name: list(some) for name, some in self._norms.items()},
             "first": self._first,
             "first_norms": dict(self._first_norms),
-            "best": None if self._best is None else list(self._best),
+            "blocks": [list(block) for block in self._blocks],
+            "plateau": self._plateau,
             "warned": dict(self._warned),
             "seen": self._seen,
         }
@@ -93,7 +99,8 @@ class Monitor:
         self._losses = deque(((int(n), float(x)) for n, x in state["losses"]), maxlen=self.window)
         self._norms = {name: deque(some, maxlen=self.window) for name, some in state["norms"].items()}
         self._first, self._first_norms = state["first"], dict(state["first_norms"])
-        self._best = None if state["best"] is None else tuple(state["best"])
+        self._blocks = deque(((int(n), mean, variance) for n, mean, variance in state["blocks"]), 2 * _LONGEST)
+        self._plateau = state["plateau"]
         self._warned, self._seen = dict(state["warned"]), state["seen"]
 
     # -- what is wrong -------------------------------------------------------------------------------------------------
@@ -121,7 +128,7 @@ class Monitor:
         else:
             x, past, least = loss, losses, abs(usual) / 10
         median = float(np.median(past))
-        if x - median > max(8 * float(np.median(np.abs(past - median))), least):
+        if x - median > max(10 * float(np.median(np.abs(past - median))), least):
             yield (
                 "spike",
                 f"the loss rose to {loss:.4g}, from {usual:.4g} in the median of the last {len(losses)}: if it does "
@@ -135,31 +142,39 @@ class Monitor:
         steps, losses = self._window()
         usual = abs(float(np.median(losses)))
         rest = losses - losses.mean() - _slope(steps, losses) * (steps - steps.mean())
-        if rest.std() > 0.1 * usual and min(_correlation(rest, lag) for lag in range(1, _LAGS + 1)) < -0.6:
+        if rest.std() > 0.15 * usual and min(_correlation(rest, lag) for lag in range(1, _LAGS + 1)) < -0.6:
             yield (
                 "oscillation",
                 f"the loss swings around {np.median(losses):.4g}, by {rest.std():.2g}: lower the learning rate or the "
                 "momentum, take larger batches, and shuffle data that come in an order of their own.",
             )
 
-    def _plateau(self, step: int) -> Found:
-        if len(self._losses) < self.window:
+    def _no_progress(self) -> Found:
+        if self._seen % self.window or len(self._losses) < self.window:
             return
-        mean = float(self._window()[1].mean())
-        if self._best is None or mean < self._best[0] - abs(self._best[0]) / 1000:
-            self._best = mean, step, self._seen
-            self._warned.pop("plateau", None)
-        elif self._seen - self._best[2] >= 2 * self.window and "plateau" not in self._warned:
-            yield (
-                "plateau",
-                f"the loss has not become better than {self._best[0]:.4g}, its mean around batch {self._best[1]}: the "
-                "run has converged, or its learning rate is too high for more (lower it) or too low (raise it).",
-            )
+        steps, losses = self._window()
+        self._blocks.append((int(steps[0]), float(losses.mean()), float(losses.var())))
+        for k in (1, 2, 4, _LONGEST):
+            if len(self._blocks) < 2 * k:
+                return
+            first, means, variances = (np.array(column) for column in zip(*list(self._blocks)[-2 * k :], strict=True))
+            before, now = float(means[:k].mean()), float(means[k:].mean())
+            error = math.sqrt(variances.sum() / self.window) / k  # of their difference
+            if self._plateau is not None and now < self._plateau - abs(self._plateau) / 100:
+                self._plateau = None
+            if self._plateau is None and before - now + 2 * error < abs(now) / 500 and 2 * error < abs(now) / 100:
+                self._plateau = now
+                yield (
+                    "plateau",
+                    f"the loss does not fall: its mean is {now:.4g} since batch {first[k]}, and was {before:.4g} since "
+                    f"batch {first[0]}. The run has converged, or its learning rate is too high (lower it) or too low "
+                    "(raise it) for more.",
+                )
 
     def _explosion(self, layers: Mapping[str, float]) -> Found:
         for name, norm in layers.items():
             past = self._norms.get(name, ())
-            usual = float(np.median(past)) if len(past) >= _FEW else 0.0
+            usual = float(np.median(past)) if len(past) >= _AGAIN else 0.0
             if math.isfinite(norm) and usual > 0 and norm > max(100 * usual, self._first_norms[name]):
                 yield (
                     "explosion",
@@ -169,7 +184,7 @@ class Monitor:
                 return  # layers before and behind it explode with it
 
     def _vanishing(self, layers: Mapping[str, float]) -> Found:
-        last = {name: max(itertools.islice(reversed(self._norms[name]), _FEW)) for name in self._full(layers)}
+        last = {name: max(itertools.islice(reversed(self._norms[name]), _AGAIN)) for name in self._full(layers)}
         if not last or not self._losses or self._first is None:
             return
         largest = max(last.values())
@@ -205,7 +220,7 @@ class Monitor:
 
     def _full(self, layers: Mapping[str, float]) -> list[str]:
         """The layers of which there are enough norms."""
-        return [name for name in layers if len(self._norms.get(name, ())) >= _FEW]
+        return [name for name in layers if len(self._norms.get(name, ())) >= _AGAIN]
 
 
 def _by_layer(norms: Mapping[str, float]) -> dict[str, float]:
@@ -225,7 +240,7 @@ def _slope(steps: Any, losses: Any) -> float:
 
 def _correlation(x: Any, lag: int) -> float:
     """Of what has mean 0 with itself, so many places before."""
-    return float(x[lag:] @ x[:-lag] / (x @ x)) * len(x) / (len(x) - lag)
+    return float(x[lag:] @ x[:-lag] / (x @ x))
 
 
 def _and_others(names: list[str]) -> str:
