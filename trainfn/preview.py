@@ -11,7 +11,6 @@ Drawing needs the extra `train` (matplotlib and rich); nothing here is imported 
 
 from __future__ import annotations
 
-import importlib
 import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from trainfn.extras import load
 from trainfn.files import replacing
 from trainfn.rule import Definition, Rule, resolve
 from trainfn.schedules.schedule import Schedule, is_family, spell
@@ -160,9 +160,4 @@ def _sketch(values: Any) -> str:
 
 
 def _import(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{module.partition('.')[0]} is needed to draw: pip install 'trainfn[train]'.", name=error.name
-        ) from error
+    return load(module, "train", "to draw")

@@ -1,16 +1,29 @@
 """What a run writes down: records of numbers and events, and the sinks that take them.
 
-A sink that fails is left out from then on, with one warning: it never stops the training.
+    sinks = Sinks([JSONL("run/metrics.jsonl"), Console(), TensorBoard("run/tensorboard")])
+    sinks.open({"updates": 1000, "batch_size": 64})
+    sinks.write(Record(10, {"train/loss": 2.3, "train/lr": 1e-3}))
+    sinks.write(Record(10, event="the loss rose to 5.1"))
+    sinks.close()
+
+Names of values have their group in front: `train/`, `eval/`, `time/`, and `grad_norm/LEAF` for the norms of leaves'
+gradients, of which plots make the flow of gradients.  A sink that fails is left out from then on, with one warning: it
+never stops the training.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from trainfn.convert import BFLOAT16, cast
+
+_RESERVED = ("step", "event", "run")
 
 
 @dataclass(frozen=True)
@@ -21,12 +34,24 @@ class Record:
     values: Mapping[str, float] = field(default_factory=dict)
     event: str = ""
 
+    def __post_init__(self) -> None:
+        taken = [name for name in _RESERVED if name in self.values]
+        if taken:
+            raise ValueError(
+                f"Record: {taken[0]!r} is no name for a value, because files of records have it for something else: "
+                f"call it train/{taken[0]}, say."
+            )
+
 
 class Sink:
     """Somewhere that records go.  What a sink has no use for it leaves out."""
 
     def open(self, run: Mapping[str, Any]) -> None:
-        """Before the first record: what the run is, for JSON."""
+        """Before the first record: what the run is, for JSON.
+
+        Some of it means something to sinks: `updates` are how many are planned, and `batches` those after which the
+        run goes on.  A sink drops what it has of later ones; without `batches` it goes on behind what is there.
+        """
 
     def write(self, record: Record) -> None:
         """Take a record."""
@@ -57,13 +82,31 @@ class Sinks(Sink):
         self._each(lambda sink: sink.close())
 
     def _each(self, call: Callable[[Sink], None]) -> None:
+        failed = []
         for sink in list(self._sinks):
             try:
                 call(sink)
             except Exception as error:  # a sink is foreign code, and may fail with anything
                 self._sinks.remove(sink)
-                warnings.warn(
-                    f"{type(sink).__name__} failed and takes no more records of this run: {type(error).__name__}: "
-                    f"{error}. The training goes on.",
-                    stacklevel=3,
-                )
+                failed.append(f"{type(sink).__name__} failed with {type(error).__name__}: {error}")
+                with suppress(Exception):
+                    sink.close()
+        for what in failed:  # when all others have been served: where warnings are errors, this one ends it
+            warnings.warn(
+                f"{what}. It takes no more records, and the training goes on. When it is mended, "
+                "trainfn.training.sinks.jsonl.replay fills it from the run's metrics.jsonl.",
+                stacklevel=3,
+            )
+
+
+def histogram(array: np.ndarray[Any, Any], bins: int = 32) -> tuple[Any, Any] | None:
+    """How many of an array's numbers fall between which edges, as numpy.histogram has it; None where none is finite.
+
+    Numbers that are not finite are left out; of complex ones it is their size that is counted.
+    """
+    x = array.ravel()
+    if x.dtype == BFLOAT16:
+        x = cast(x, "float32")
+    x = np.abs(x) if np.iscomplexobj(x) else x.astype(np.float64)
+    x = x[np.isfinite(x)]
+    return np.histogram(x, bins) if x.size else None
