@@ -424,7 +424,7 @@ def test_a_sink_that_fails_stops_nothing(tmp_path: Path) -> None:
         def write(self, record: Record) -> None:
             raise OSError("no space left on device")
 
-    with pytest.warns(UserWarning, match=r"Full failed and takes no more records .* no space left"):
+    with pytest.warns(UserWarning, match=r"Full failed with OSError: no space left .* takes no more records"):
         result = fit(model(), loss_fn, data(), small(5), directory=tmp_path, sinks=[Full()], every=Every(log=1))
     assert result.updates == 5
     assert read(tmp_path / "metrics.jsonl").series("train/loss")[0] == [1, 2, 3, 4, 5]

@@ -195,7 +195,7 @@ class Loop:
         lr = self.engine.learning_rate(int(numbers["train/updates"]))
         values = {**numbers, **({} if lr is None else {"train/lr": lr}), **speed}
         self.numbers |= values
-        self.sinks.write(Record(step, values))
+        self.sinks.write(Record(step, {**values, **{f"grad_norm/{leaf}": norm for leaf, norm in layers.items()}}))
         loss = values["train/loss"]
         if step == 1 and not math.isfinite(loss):
             raise FloatingPointError(
