@@ -1432,3 +1432,41 @@ def test_counts_beside_a_plateau_come_along() -> None:
     known = trainfn_jax.convert.snapshot(state, rule, params)
     assert known.updates == 3
     assert trainfn_jax.convert.filled(made.init(params), known, params).count == 3
+
+
+@pytest.mark.parametrize("number", [3, 8])
+def test_a_mechanic_of_another_number_of_betas(number: int) -> None:
+    import jax.numpy as jnp
+    import optax
+    from optax import contrib
+
+    import trainfn_jax.convert
+
+    params, rule = {"w": jnp.ones(2)}, tf.mechanic(tf.sgd())
+    theirs, ours = (contrib.mechanize(optax.sgd(1.0), num_betas=n).init(params) for n in (number, 6))
+    with pytest.raises(ValueError, match=rf"mechanic has 6 numbers m, and the state an array of shape \({number},\)"):
+        trainfn_jax.convert.snapshot(theirs, rule, params)
+    with pytest.raises(ValueError, match=r"has 6 numbers"):
+        trainfn_jax.convert.filled(theirs, trainfn_jax.convert.snapshot(ours, rule, params), params)
+
+
+@pytest.mark.parametrize(
+    ("made", "rule"),
+    [
+        (lambda optax: optax.amsgrad(0.1), tf.adam()),
+        (lambda optax: optax.adam(0.1), tf.lion()),
+        (lambda optax: optax.adam(0.1), tf.sgd()),
+        (lambda optax: optax.chain(optax.adam(0.1), optax.trace(0.9)), tf.adam()),
+    ],
+    ids=["amsgrad as adam", "adam as lion", "adam as sgd", "adam and a trace as adam"],
+)
+def test_arrays_in_bfloat16_that_the_rule_does_not_keep(made: Any, rule: tf.Rule) -> None:
+    import jax.numpy as jnp
+    import optax
+
+    import trainfn_jax.convert
+
+    for dtype in (jnp.float32, jnp.bfloat16):
+        params = {"w": jnp.ones(2, dtype)}
+        with pytest.raises(ValueError, match=r"is nothing of|is a state of another rule"):
+            trainfn_jax.convert.snapshot(made(optax).init(params), rule, params)

@@ -143,7 +143,14 @@ class Places:
         values = [(i, single(getattr(self.nodes[i], word.attribute, None))) for i in self._searched]
         places = [(i, x) for i, x in values if x is not None and jnp.issubdtype(x.dtype, np.inexact)]
         _check_number("the model", self.rule, word.attribute, len(same), len(places))
-        return places[same.index(f)]
+        i, x = places[same.index(f)]
+        due = sum(word.attribute == other.attribute for other in self.words.values())
+        if word.index is not None and x.shape != (due,):
+            raise ValueError(
+                f"the model: {self.rule.name} has {due} numbers {word.attribute}, and the state an array of shape "
+                f"{x.shape}: {_OTHER}"
+            )
+        return i, x
 
     def differing(self, names: Collection[str]) -> tuple[list[str], list[str]]:
         """Leaves with state here that are not among the names, and names that are no leaves here."""

@@ -51,7 +51,7 @@ NOT_TAKEN: Mapping[str, str] = {
     "bias_correction_mu": "both moments are debiased: for one that is not write a rule",
     "bias_correction_nu": "both moments are debiased: for one that is not write a rule",
     "trust_ratio_mask": "for leaves without the ratio put trainfn_jax.partition around lars and another transformation",
-    "axis": "units are those of optax's default",
+    "axis": "units are those of trainfn.clip_by_unit_norm",
     "seed": "give the whole number as key=",
     "clip_value_fn": "the bound is t^(1/4); use_clipping=False has none",
     "base_optimizer": "the optimizer of the projected gradients is Adam",

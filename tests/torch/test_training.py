@@ -27,7 +27,7 @@ from trainfn.training.metrics import Record, Sink
 from trainfn.training.recipe import Recipe
 from trainfn.training.sinks.jsonl import read
 from trainfn.training.stopping import early_stopping
-from trainfn_torch.training import Step, fit
+from trainfn_torch.training import Step, fit, recompute
 
 RULE = tf.chain(tf.clip_by_global_norm(1.0), tf.ema(tf.adamw(lr=tf.warmup(peak=1e-2, steps=5)), decay=0.9))
 
@@ -527,3 +527,38 @@ def test_a_loop_on_a_gpu_waits_for_nothing(precision: str) -> None:
     numbers, norms = reading()
     assert numbers["train/updates"] + numbers["train/skipped"] == 7
     assert len(norms) == 6
+
+
+# -- what is done to a model -------------------------------------------------------------------------------------------
+
+
+def test_layers_that_are_computed_again_train_to_the_same_bits(tmp_path: Path) -> None:
+    calls = []
+
+    def deep() -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            blocks = [torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Dropout(0.5)) for _ in "ab"]
+            return torch.nn.Sequential(*blocks, torch.nn.Linear(8, 3))
+
+    plain_, again = deep(), recompute(deep(), "[01]")
+    again[0][1].register_forward_hook(lambda *_: calls.append(1))
+    assert [name for name, _ in again.named_parameters()] == [name for name, _ in plain_.named_parameters()]
+    for name, net in (("plain", plain_), ("again", again)):
+        fit(net, loss_fn, data(), small(4, micro_batch_size=None), directory=tmp_path / name)
+    assert len(calls) == 8  # twice a batch
+    assert_same_bits(last(tmp_path / "again"), last(tmp_path / "plain"))
+    with pytest.raises(ValueError, match=r"'blocks\.\*' matches no module; there are 0, 0\.0, 0\.1"):
+        recompute(deep(), "blocks.*")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's, of its own code
+def test_a_compiled_model_has_the_checkpoints_of_one_that_is_not(tmp_path: Path) -> None:
+    fit(model(), loss_fn, data(), small(3), directory=tmp_path / "plain")
+    compiled = torch.compile(model(), backend="aot_eager")
+    fit(compiled, loss_fn, data(), small(3), directory=tmp_path / "compiled")
+    expected, found = last(tmp_path / "plain"), last(tmp_path / "compiled")
+    assert expected.keys() == found.keys()
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[name], x, 1e-4, 1e-5, err_msg=name)
+    fit(model(), loss_fn, data(), small(5), directory=tmp_path / "compiled")

@@ -70,7 +70,8 @@ def loss_scaled(
     interval: Any = 2000.0,
     floor: Any = 2.0**-14,
 ) -> Any:
-    """`guard` on g / loss_scale, for gradients of a loss that was multiplied by the state's `loss_scale`.
+    """`guard` on g / loss_scale, for gradients of a loss that was multiplied by the state's `loss_scale` (Micikevicius
+    et al., arXiv:1710.03740v3).
 
     The scale follows `trainfn.loss_scale`, which has the formulas: it falls when gradients are not finite, and rises
     after `interval` in a row that are.  A batch of weight 0 says nothing about it.
