@@ -177,7 +177,7 @@ def write(path: Path, known: Run) -> Path:
 
 
 def test_a_page_of_one_run(tmp_path: Path) -> None:
-    known = run([3.0, 2.0, 1.25, 1.5, 2.5, math.nan])
+    known = run([3.0, 2.0, 1.25, 1.5, math.nan, 1.0, 1.0, 1.0, 1.0, 2.5, math.nan])
     known = Run(known.run, (*known.records, Record(60, event="<script>alert('the loss & nan')</script>")))
     file = write(tmp_path / "digits" / "metrics.jsonl", known)
     text = report(file, tmp_path / "page.html").read_text()
@@ -186,7 +186,7 @@ def test_a_page_of_one_run(tmp_path: Path) -> None:
     assert "<title>digits</title>" in text
     assert page.tags["svg"] == page.tags["figure"] == len(plots.FIGURES)
     assert ["train/loss", "nan"] in page.rows
-    assert ["batches", "60"] in page.rows
+    assert ["batches", "110"] in page.rows
     assert ["eval/loss, least", "3"] in page.rows
     assert ["60", "<script>alert('the loss & nan')</script>"] in page.rows
     assert ["rule", "adamw(lr=<schedule>)"] in page.rows
