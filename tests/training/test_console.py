@@ -57,7 +57,7 @@ def test_plain_lines_come_now_and_then_and_at_the_end(clock: Clock, capsys: Capt
         "1/100 updates  loss 10  lr 0.001  gradient norm 0.5",
         "41/100 updates, 0:07 left  loss 0.2439  lr 0.001  gradient norm 0.5",
         "81/100 updates, 0:02 left  loss 0.1235  lr 0.001  gradient norm 0.5",
-        "100/100 updates, 0:00 left  loss 0.1  lr 0.001  gradient norm 0.5",
+        "100/100 updates  loss 0.1  lr 0.001  gradient norm 0.5",
     ]
 
 
@@ -66,13 +66,12 @@ def test_events_and_evaluations_are_never_held_back(clock: Clock, capsys: Captur
     console.open({})
     console.write(numbers(1))
     console.write(Record(2, event="the loss rose"))
-    console.write(numbers(3, skipped=2.0))
+    console.write(Record(3, numbers(3, skipped=2.0).values | {"time/samples_per_second": 12345.6}))
     console.write(Record(3, {"eval/accuracy": 0.5}))
-    console.close()
     assert capsys.readouterr().out.splitlines() == [
         "1 updates  loss 10  lr 0.001",
         "batch 2: the loss rose",
-        "3 updates  loss 3.333  lr 0.001  2 skipped  eval/accuracy 0.5",
+        "3 updates  loss 3.333  lr 0.001  2 skipped  12,346 samples/s  eval/accuracy 0.5",
     ]
 
 

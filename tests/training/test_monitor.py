@@ -74,10 +74,10 @@ def averaged(run: Callable[[], Observed], log: int, logs: int) -> Iterator[Obser
 )
 def test_a_run_that_goes_well_raises_no_alarm(batch: int, lr: float, log: int, seed: int) -> None:
     net = Net(seed=seed)
-    assert warnings(Monitor(), averaged(lambda: net.step(lr, batch), log, 400)) == []
+    assert warnings(Monitor(), averaged(lambda: net.step(lr, batch), log, 250)) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     "draw",
     [
@@ -90,7 +90,7 @@ def test_a_run_that_goes_well_raises_no_alarm(batch: int, lr: float, log: int, s
     ids=["normal", "exponential", "lognormal", "negative", "to zero"],
 )
 def test_noise_is_no_spike_and_no_oscillation(draw: Any, seed: int) -> None:
-    found = warnings(Monitor(), losses(draw(np.random.default_rng(seed), 2000)))
+    found = warnings(Monitor(), losses(draw(np.random.default_rng(seed), 1000)))
     assert [text for text in found if "does not fall" not in text] == []
 
 
@@ -101,9 +101,26 @@ def test_a_perceptron_s_zeros_are_no_spikes() -> None:
     assert warnings(Monitor(), losses([*shape, *rare, *np.zeros(300)])) == []
 
 
+def test_a_few_losses_say_nothing_about_what_is_usual() -> None:
+    assert warnings(Monitor(), losses([*np.linspace(2.01, 2.0, 10), 2.5])) == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_loss_that_falls_slowly_is_on_no_plateau(seed: int) -> None:
+    """By 0.4 % in a window, in noise of 1 %."""
+    noise = np.random.default_rng(seed).normal(0, 0.01, 1000)
+    assert warnings(Monitor(), losses(3 * (1 - 0.004 * np.arange(1000) / 50 + noise))) == []
+
+
 def test_gradients_that_shrink_as_a_model_learns_are_no_alarm() -> None:
     rng = np.random.default_rng(0)
-    run = ((10.0**-k, {"0": 10.0**-k * rng.uniform(0.5, 2), "1": 10.0 ** -(k + 2)}) for k in np.linspace(0, 12, 300))
+    run = ((10.0**-k, {"0": 10.0**-k * rng.uniform(0.5, 2), "1": 10.0 ** -(k + 2)}) for k in np.linspace(0, 16, 400))
+    assert warnings(Monitor(), run) == []
+
+
+def test_a_gradient_as_large_as_in_the_beginning_is_no_explosion() -> None:
+    """Of a sample that is hard for a model which has learnt the others."""
+    run = ((1.0 / n, {"0": 1.0 if n == 1 else 0.5 if n == 60 else 1e-3}) for n in range(1, 100))
     assert warnings(Monitor(), run) == []
 
 
@@ -234,13 +251,13 @@ def test_the_summary() -> None:
 
 def test_a_monitor_that_goes_on_says_what_it_would_have_said() -> None:
     rng = np.random.default_rng(0)
-    spikes = {40: 9.0, 55: 9.0, 130: 9.0}
+    spikes = {40: 9.0, 55: 9.0}
     run = [
-        (spikes.get(n, 2 + 0.01 * rng.normal()), {"a.weight": 1e3 if n == 99 else 1.0, "b.weight": 1e-9})
+        (spikes.get(n, 2 + 0.001 * rng.normal()), {"a.weight": 1e3 if n == 99 else 1.0, "b.weight": 1e-9})
         for n in range(300)
     ]
     straight = warnings(Monitor(), iter(run))
-    assert len(straight) >= 5
+    assert {text[:14] for text in straight} == {"the loss rose ", "almost no grad", "the gradient o", "the loss does "}
     for cut in (1, 41, 50, 100, 160, 250):
         first, second = Monitor(), Monitor()
         before = warnings(first, iter(run[:cut]))
@@ -257,8 +274,8 @@ def _summary(run: list[Observed]) -> dict[str, float]:
 
 
 def test_norms_too_large_to_be_squared() -> None:
-    run = ((1.0, {"a.weight": 1e200, "a.bias": 1e200, "b.weight": 1e200}) for _ in range(20))
-    assert warnings(Monitor(), run) == []
+    (text,) = warnings(Monitor(), ((1.0, {"a.weight": 1e200, "a.bias": 1e200, "b.weight": 1e190}) for _ in range(20)))
+    assert text.startswith("almost no gradient reaches b:")
 
 
 @pytest.mark.parametrize("window", [0, 19, 20.0, True])

@@ -306,7 +306,7 @@ def scalars(accumulator: Any, tag: str) -> list[tuple[int, float]]:
 def test_tensorboard_reads_scalars_texts_and_histograms(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     sink = TensorBoard(tmp_path)
-    sink.open(RUN)
+    sink.open({**RUN, "table": "one | two"})
     for record in RECORDS:
         sink.write(record)
     sink.histograms(30, {"weight": np.array([0.0, 1.0, 1.0, np.nan]), "nothing": np.array([np.nan])})
@@ -321,11 +321,12 @@ def test_tensorboard_reads_scalars_texts_and_histograms(tmp_path: Path) -> None:
     (event,) = accumulator.Tensors("event")
     assert (event.step, event.tensor_proto.string_val[0].decode()) == (10, RECORDS[1].event)
     (run,) = accumulator.Tensors("run")
-    assert "| rule | adamw(lr=0.001) |" in run.tensor_proto.string_val[0].decode()
+    rows_of_run = run.tensor_proto.string_val[0].decode().splitlines()
+    assert {"| rule | adamw(lr=0.001) |", r"| table | one \| two |"} <= set(rows_of_run)
     (found,) = accumulator.Tensors("weight")
     arrays = pytest.importorskip("tensorboard.util.tensor_util")
     left, right, count = arrays.make_ndarray(found.tensor_proto).T
-    assert (left[0], right[-1], count.sum()) == (0.0, 1.0, 3.0)
+    assert (left[0], right[0], right[-1], count.sum()) == (0.0, 1 / 32, 1.0, 3.0)
     assert (count[0], count[-1]) == (1.0, 2.0)
     assert "nothing" not in accumulator.Tags()["tensors"]
 

@@ -19,7 +19,6 @@ _SHOWN = {
     "train/lr": "lr {:.3g}",
     "train/grad_norm": "gradient norm {:.3g}",
     "train/loss_scale": "loss scale {:g}",
-    "time/samples_per_second": "{:.3g} samples/s",
 }
 
 
@@ -127,11 +126,11 @@ class Console(Sink):
         return f"{self._done():.0f}/{self._total} updates" + ("" if left is None else f", {_duration(left)} left")
 
     def _left(self) -> float | None:
-        """Seconds until the end, at the speed of the last records."""
+        """Seconds until the end, at the speed of the last records; None where that is not known, or at the end."""
         if self._total is None or len(self._times) < 2:
             return None
         (then, before), (now, done) = self._times[0], self._times[-1]
-        return (self._total - done) * (now - then) / (done - before) if done > before else None
+        return (self._total - done) * (now - then) / (done - before) if self._total > done > before else None
 
     def _numbers(self) -> Iterator[str]:
         for name, form in _SHOWN.items():
@@ -139,6 +138,9 @@ class Console(Sink):
                 yield form.format(self._values[name])
         if self._values.get("train/skipped"):
             yield f"{self._values['train/skipped']:.0f} skipped"
+        if "time/samples_per_second" in self._values:
+            speed = self._values["time/samples_per_second"]
+            yield f"{speed:,.0f} samples/s" if speed >= 10 else f"{speed:.2g} samples/s"
         for name, x in self._values.items():
             if name.startswith("eval/"):
                 yield f"{name} {x:.4g}"
