@@ -77,7 +77,10 @@ def jax_run(directory: Path, updates: int) -> Any:
         losses = optax.softmax_cross_entropy_with_integer_labels(model(part[0]).astype(jnp.float32), part[1])
         return losses.sum(), len(part[1])
 
-    return trainfn_jax.training.fit(InFlax(), loss_fn, data(), recipe(updates), directory=directory, every=EVERY)
+    net = InFlax()
+    result = trainfn_jax.training.fit(net, loss_fn, data(), recipe(updates), directory=directory, every=EVERY)
+    assert np.array_equal(net.first.kernel[...], last(directory).arrays["params"]["first/kernel"])  # trained in place
+    return result
 
 
 def last(directory: Path) -> Checkpoint:

@@ -135,7 +135,9 @@ class Loop:
         with ExitStack() as stack:
             interrupts = stack.enter_context(Interrupts())
             self.checkpoints = None if self.directory is None else stack.enter_context(self._open_checkpoints())
+            self.engine.agree(False)  # until rank 0 has come here all it wrote before may not be on the disk
             self._resume()
+            self.engine.agree(False)  # nor does it remove anything before all have read
             self.sinks = Sinks(self._own_sinks() if self.engine.rank == 0 else [])
             stack.callback(self.sinks.close)
             self.sinks.open({**self.recipe.description(), "batches": self.counters.attempts})
@@ -263,6 +265,7 @@ class Loop:
         return "min" if self.stopping.rule is None else str(self.stopping.rule.parameters["mode"])
 
     def _restore_best(self) -> None:
+        self.engine.agree(False)  # when rank 0 has written it
         if self.best is None:
             return
         if self.checkpoints is not None:
@@ -295,7 +298,8 @@ class Loop:
         if self.checkpoints is None:
             return
         self._flush()
-        arrays, engine = self.engine.save()  # of all ranks together
+        arrays, engine = self.engine.save()  # of all ranks together, which must all come here
+        self._saved = self.counters.attempts
         if self.engine.rank > 0:
             return
         numbers = {
@@ -315,7 +319,6 @@ class Loop:
         except OSError as error:  # with an earlier one; there may be room again
             self.sinks.write(Record(self.counters.attempts, {}, f"{error}. The training goes on."))
             self.checkpoints.save(made, metric)
-        self._saved = self.counters.attempts
 
     def _resume(self) -> None:
         if self.checkpoints is None or not self.checkpoints.steps():

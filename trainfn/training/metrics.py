@@ -41,6 +41,9 @@ class Record:
                 f"Record: {taken[0]!r} is no name for a value, because files of records have it for something else: "
                 f"call it train/{taken[0]}, say."
             )
+        broken = [name for name in self.values if len(name.splitlines()) != 1]
+        if broken:
+            raise ValueError(f"Record: the name {broken[0]!r} is not one line, as tables and files of records want it.")
 
 
 class Sink:
