@@ -44,8 +44,18 @@ LONG: Mapping[str, frozenset[str] | None] = {
 }
 
 
+# Tests of training loops that take long, of what others run on less.
+WHOLE = frozenset(
+    (
+        "test_eight_devices_train_one_model",
+        "test_resuming_anywhere_ends_in_the_same_bits[nnx]",
+        "test_several_batches_in_one_call",
+        "test_wandb_offline",
+    )
+)
+
 # A thousand steps are some seconds on each execution: of the first rows these take them, others a hundred.
-SLOWLY = frozenset(("adamw", "adamw_clipped", "lion", "radam_torch", "sgd_nesterov"))
+SLOWLY = frozenset(("adamw", "adamw_clipped"))
 # What else of the first rows only these take.
 SLOW = frozenset(
     (
@@ -80,6 +90,8 @@ def _is_long(item: pytest.Item) -> bool:
 
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     row, name = parameters.get("row"), getattr(item, "originalname", "")
+    if item.name in WHOLE:
+        return True
     if not isinstance(row, Row) or name not in LONG:
         return False
     execution, executions = parameters.get("execution"), LONG[name]
